@@ -1,0 +1,48 @@
+"""Fully synthetic loop: each generation trains only on the samples of the previous one.
+
+    python initialmain.py && python main.py                       the users' default, quick
+    python main.py --N_next 60000 --n_epoch 40 --batch_size 128   the published setting
+
+Writes to save_dir, for each generation: model_{generation}_w{w}.pth, samples (gen_data_...),
+losses_..csv, tsne_..png, grid_..png; over the generations: metrics_w{w}.csv, fid_w{w}.png,
+prdc_w{w}.png, strip_w{w}.png, loss_w{w}.png, timings_w{w}.csv and the record run_w{w}.json.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from common import loop, settings
+from scenario import training_set
+
+# The loop
+w = 0  # guidance weight of the samples that the next generation trains on
+generation_number = 20  # generations, 0 to 19
+N_next = 10  # images sampled for the next generation (published: 60000)
+N_eval = 1000  # images sampled for FID, PRDC and t-SNE
+max_c = 500  # images sampled at a time; fewer need less memory
+control = False  # True: every generation trains on real data, in save_dir/control_seed{seed}
+
+# Training each generation
+dataset = "mnist"  # the real data, as in initialmain.py
+init_from = "scratch"  # "scratch" (MAD paper), or "previous": go on from the previous model
+n_epoch = 1  # passes over the training set (published: 40)
+batch_size = 32  # images per training step
+lrate = 1e-4  # learning rate at the start; falls linearly to 0
+
+# The model
+n_T = 500  # denoising steps
+beta1 = 1e-4  # noise variance at the first step
+beta2 = 0.02  # noise variance at the last step; 10 / n_T suits other n_T
+n_feat = 128  # feature maps of ContextUnet, a multiple of 8
+n_classes = 10  # classes of digits
+
+# The run
+seed = 0  # every random number follows from it
+deterministic = False  # True: bit-identical repeats on CUDA too, slower
+save_every = 120  # seconds between saved states, at ends of epochs and of batches of samples
+save_dir = "./data/diffusion_outputs10/"  # inputs from initialmain.py, and all outputs
+
+if __name__ == "__main__":
+    loop.main(training_set, settings.from_script(globals()))

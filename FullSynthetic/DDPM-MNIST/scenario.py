@@ -1,0 +1,17 @@
+"""Fully synthetic: each generation trains only on the samples of the previous one."""
+
+from common.data import balanced_sample
+from common.seeds import INITIAL
+
+
+def training_set(generation, real, synthetic, constants, seeds):
+    """The LabelledImages that a generation's model trains on.
+
+    real: the real training data; synthetic(g): the samples of generation g's model. The initial
+    model trains on the real data. In a control loop every generation does, on N_next fresh draws.
+    """
+    if generation == INITIAL:
+        return real
+    if constants.control:
+        return balanced_sample(real, constants.N_next, seeds.numpy_generator("control"))
+    return synthetic(generation - 1)

@@ -1,0 +1,1 @@
+"""What the three scenarios and the Jacobian analysis share."""

@@ -1,0 +1,115 @@
+"""Labelled images: MNIST, the built-in digits, and batches of either."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torchvision.datasets import MNIST
+
+from common.errors import UserError
+
+N_TEST_DIGITS = 297
+
+
+class LabelledImages(NamedTuple):
+    """images uint8 (N, 1, 28, 28) with their labels int64 (N,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def subset(self, index):
+        """The images at these indices (int64 (M,)) or in this slice."""
+        return LabelledImages(self.images[index], self.labels[index])
+
+    def to(self, device):
+        return LabelledImages(self.images.to(device), self.labels.to(device))
+
+
+def concatenate(parts):
+    """One LabelledImages out of several, in their order."""
+    images, labels = zip(*parts, strict=True)
+    return LabelledImages(torch.cat(images), torch.cat(labels))
+
+
+def load_real(dataset, train=True):
+    """The training or test part of "mnist" (60,000 / 10,000) or "digits" (1,500 / 297).
+
+    MNIST lies in the folder named by the environment variable MNIST_ROOT, else in data/ at the
+    project's root, and is downloaded when missing. UserError says what to do when that fails.
+    """
+    return {"mnist": _mnist, "digits": _digits}[dataset](train)
+
+
+def _mnist(train):
+    root = Path(os.environ.get("MNIST_ROOT") or Path(__file__).resolve().parents[1] / "data")
+    try:
+        mnist = MNIST(root, train=train, download=False)
+    except RuntimeError:
+        print(f"downloading MNIST into {root} ...")
+        try:
+            mnist = MNIST(root, train=train, download=True)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"MNIST is not in {root} and cannot be downloaded ({type(error).__name__}): put "
+                f"its four *-ubyte files into {root / 'MNIST' / 'raw'}, or set MNIST_ROOT to the "
+                "folder that holds MNIST/raw, or use the built-in digits with --dataset digits"
+            ) from error
+    return LabelledImages(mnist.data[:, None], mnist.targets)
+
+
+def _digits(train):
+    """scikit-learn's 1,797 digits of 8x8 pixels as 20x20 (bicubic), centred in 28x28."""
+    pixels, labels = load_digits(return_X_y=True)  # (1797, 64) in 0..16
+    part = train_test_split(
+        np.arange(len(labels)), test_size=N_TEST_DIGITS, stratify=labels, random_state=0
+    )[0 if train else 1]
+    small = torch.from_numpy(pixels[part]).float().reshape(-1, 1, 8, 8) / 16
+    large = torch.nn.functional.interpolate(small, size=(20, 20), mode="bicubic")
+    return LabelledImages(
+        quantised(torch.nn.functional.pad(large, (4, 4, 4, 4))), torch.from_numpy(labels[part])
+    )
+
+
+def quantised(x):
+    """Float images as uint8: clamped to [0, 1] and rounded (truncation would darken each by
+    half a grey level on average, a bias that a self-consuming loop compounds)."""
+    return (x.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def balanced_order(labels, generator):
+    """Indices (M,) of images in which every run of 10 has one of each of the 10 classes.
+
+    labels int64 (N,); each class is shuffled by the numpy generator; M is 10 times the size of
+    the smallest class. Disjoint slices of it are disjoint, class-balanced samples.
+    """
+    labels = np.asarray(labels)
+    classes = [generator.permutation(np.flatnonzero(labels == c)) for c in range(10)]
+    shortest = min(map(len, classes))
+    return torch.from_numpy(np.stack([c[:shortest] for c in classes], axis=1).reshape(-1))
+
+
+def balanced_sample(data, n, generator):
+    """n different images of LabelledImages, as many of each class; all of them when n is their
+    number. UserError when there are not that many."""
+    if n == len(data.labels):
+        return data
+    order = balanced_order(data.labels, generator)
+    if n > len(order):
+        raise UserError(f"{n} real images are wanted, but there are {len(order)} in equal classes")
+    return data.subset(order[:n])
+
+
+def batches(data, batch_size, generator):
+    """One epoch in random order: pairs of x_0 float (B, 1, 28, 28) in [0, 1] and c int64 (B,).
+
+    data lives on the device as uint8; the CPU generator draws the order. The last batch is
+    smaller when batch_size does not divide the number of images.
+    """
+    order = torch.randperm(len(data.labels), generator=generator).to(data.labels.device)
+    for index in order.split(batch_size):
+        batch = data.subset(index)
+        yield batch.images.float() / 255, batch.labels

@@ -1,0 +1,24 @@
+"""How scripts stop: one line that tells the user what to do next."""
+
+import contextlib
+import sys
+
+
+class UserError(Exception):
+    """Something the user can put right; its text is one line that says how."""
+
+
+@contextlib.contextmanager
+def one_line():
+    """Ends the script with exit status 1 on a UserError and 130 on Ctrl-C, in one line each."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print(
+            "\nstopped: finished stages and the last saved state are safe; "
+            "run the same command again to continue",
+            file=sys.stderr,
+        )
+        sys.exit(130)

@@ -1,0 +1,139 @@
+"""The figures of a run. Each function returns a matplotlib Figure; nothing is ever shown."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from common.seeds import INITIAL
+
+# Okabe & Ito's colours, distinguishable for colour-blind readers, with a marker each.
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+PRDC_STYLES = {
+    "precision": (BLUE, "o"),
+    "recall": (ORANGE, "s"),
+    "density": (GREEN, "^"),
+    "coverage": (PURPLE, "D"),
+}
+
+
+def tsne(real, fake, random_state, title):
+    """t-SNE (van der Maaten & Hinton 2008) of images uint8 (N, 1, 28, 28), real against fake.
+
+    Pixels are reduced by PCA to 50 dimensions first; both sets are embedded together.
+    """
+    pixels = np.concatenate([real.numpy(), fake.numpy()]).reshape(len(real) + len(fake), -1) / 255
+    components = min(50, len(pixels) - 1)
+    reduced = PCA(components, random_state=random_state).fit_transform(pixels)
+    perplexity = min(30, (len(pixels) - 1) / 3)
+    points = TSNE(perplexity=perplexity, random_state=random_state).fit_transform(reduced)
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    size = float(np.clip(4000 / len(pixels), 1, 12))
+    for part, colour, label in (
+        (points[: len(real)], BLUE, f"real ({len(real):,})"),
+        (points[len(real) :], ORANGE, f"synthetic ({len(fake):,})"),
+    ):
+        axes.scatter(*part.T, s=size, c=colour, alpha=0.6, linewidths=0, label=label)
+    axes.set(title=title, xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
+    axes.legend(loc="upper right", markerscale=(30 / size) ** 0.5, framealpha=0.9)
+    return figure
+
+
+def sample_grid(images, labels, title):
+    """The first 10 images of each class: one class per column; blank where there are fewer."""
+    canvas = np.zeros((10 * 28, 10 * 28), dtype=np.uint8)
+    for c in range(10):
+        for row, image in enumerate(images[labels == c][:10]):
+            canvas[row * 28 : (row + 1) * 28, c * 28 : (c + 1) * 28] = image[0]
+    figure = Figure(figsize=(5, 5.3), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=255)
+    axes.set(title=title, xlabel="class", yticks=[])
+    axes.set_xticks(14 + 28 * np.arange(10), labels=range(10))
+    return figure
+
+
+def strips(rows, title):
+    """One row of images uint8 (C, 1, 28, 28) per generation, {generation: images}, aligned so that
+    each column shows the same class and starting noise in every generation."""
+    figure = Figure(figsize=(6, 0.8 + 0.55 * len(rows)), layout="constrained")
+    draw_strips(figure.subplots(), rows, title)
+    return figure
+
+
+def draw_strips(axes, rows, title):
+    canvas = np.concatenate([np.concatenate(list(row[:, 0].numpy()), axis=1) for row in rows.values()])
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set(title=title, xlabel="class", ylabel="generation")
+    columns = len(next(iter(rows.values())))
+    axes.set_xticks(14 + 28 * np.arange(columns), labels=range(columns))
+    axes.set_yticks(14 + 28 * np.arange(len(rows)), labels=[_generation_name(g) for g in rows])
+
+
+def fid(rows, title):
+    """FID over the generations; rows as in metrics_w{w}.csv."""
+    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
+    draw_fid(figure.subplots(), rows, title)
+    return figure
+
+
+def draw_fid(axes, rows, title):
+    axes.plot(*_series(rows, "fid"), color=BLUE, marker="o")
+    axes.set(title=title, ylabel="FID (84 LeNet features)", ylim=(0, None))
+    _generation_axis(axes, rows)
+
+
+def prdc(rows, title):
+    """Precision, recall, density and coverage over the generations."""
+    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
+    draw_prdc(figure.subplots(), rows, title)
+    return figure
+
+
+def draw_prdc(axes, rows, title):
+    for name, (colour, marker) in PRDC_STYLES.items():
+        axes.plot(*_series(rows, name), color=colour, marker=marker, label=name)
+    axes.set(title=title, ylabel="PRDC (k = 5)", ylim=(0, None))
+    axes.legend(ncols=2)
+    _generation_axis(axes, rows)
+
+
+def losses(curves, title):
+    """Training loss over the epochs, {generation: [loss of each epoch]}, one line each."""
+    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    shades = generation_colours(len(curves))
+    for (generation, values), colour in zip(curves.items(), shades, strict=True):
+        epochs = np.arange(1, len(values) + 1)
+        axes.plot(epochs, values, color=colour, marker="." if len(values) < 30 else None)
+        axes.annotate(_generation_name(generation), (epochs[-1], values[-1]), fontsize=7)
+    axes.set(title=title, xlabel="epoch", ylabel="mean squared error of the noise", yscale="log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def generation_colours(n):
+    """n colours from early (dark) to late (light), ordered in brightness too."""
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](np.linspace(0, 0.9, n))
+
+
+def _series(rows, name):
+    return [row["generation"] for row in rows], [row[name] for row in rows]
+
+
+def _generation_axis(axes, rows):
+    generations = [row["generation"] for row in rows]
+    axes.set_xlabel("generation (initial: trained on real data)" if INITIAL in generations else "generation")
+    step = max(1, len(generations) // 10)
+    shown = [g for g in generations if g == INITIAL or g % step == 0]
+    axes.set_xticks(shown, labels=[_generation_name(g) for g in shown])
+    axes.grid(alpha=0.3)
+
+
+def _generation_name(generation):
+    return "initial" if generation == INITIAL else str(generation)

@@ -1,0 +1,193 @@
+"""A run's folder: which file holds what, and the record of how the run was made."""
+
+import dataclasses
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import sklearn
+import torch
+import torchvision
+
+from common import ddpm, lenet, storage
+from common.data import LabelledImages
+from common.errors import UserError
+from common.seeds import INITIAL
+from common.settings import number_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The files of one loop with guidance weight w, by the names that users know.
+
+    A generation is a number from 0, or INITIAL for the model trained on real data.
+    """
+
+    folder: Path
+    w: float
+
+    def _path(self, stem, generation, suffix=""):
+        tag = generation
+        if generation == INITIAL:
+            tag = "initial" if stem.endswith("_") else "_initial"
+        return self.folder / f"{stem}{tag}_w{number_text(self.w)}{suffix}"
+
+    def model(self, generation):
+        if generation == INITIAL:
+            return self.folder / "model_initial.pth"
+        return self._path("model_", generation, ".pth")
+
+    def samples(self, generation):
+        """Images for the next generation, sampled at guidance w, and their labels."""
+        return (
+            self._path("gen_data_with_w", generation),
+            self._path("gen_index_with_w", generation),
+        )
+
+    def evaluation(self, generation):
+        """Images for the metrics, sampled at guidance 0, and their labels."""
+        return (
+            self._path("gen_data_without_w", generation),
+            self._path("gen_index_without_w", generation),
+        )
+
+    def strip(self, generation):
+        """Ten images, one of each class, from the same noise in every generation."""
+        return self._path("strip_", generation)
+
+    def training_state(self, generation):
+        return self._path("training_", generation, ".pth")
+
+    def losses(self, generation):
+        return self._path("losses_", generation, ".csv")
+
+    def figure(self, kind, generation=None):
+        if generation is None:
+            return self.table(kind, "png")
+        return self._path(f"{kind}_", generation, ".png")
+
+    def table(self, kind, suffix="csv"):
+        return self.folder / f"{kind}_w{number_text(self.w)}.{suffix}"
+
+    @property
+    def prmodel(self):
+        return self.folder / "prmodel.pth"
+
+    def metrics(self):
+        """The rows of metrics_w{w}.csv, numbers as numbers, the initial model's row first."""
+        rows = []
+        for row in storage.load_rows(self.table("metrics")):
+            name = row.pop("generation")
+            model, n_eval = row.pop("model"), int(row.pop("N_eval"))
+            numbers = {key: float(value) for key, value in row.items()}
+            generation = INITIAL if name == "initial" else int(name)
+            rows.append({"generation": generation, "model": model, "N_eval": n_eval, **numbers})
+        return rows
+
+    def save_metrics(self, rows):
+        named = [
+            {**row, "generation": "initial" if row["generation"] == INITIAL else row["generation"]}
+            for row in sorted(rows, key=lambda row: row["generation"])
+        ]
+        storage.save_rows(named, self.table("metrics"))
+
+
+def device():
+    """CUDA when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_ddpm(path, made_by="initialmain.py"):
+    """The DDPM in a checkpoint, in eval mode on this machine's device."""
+    return _network(ddpm, path, made_by).to(device())
+
+
+def load_lenet(path):
+    """The feature network prmodel.pth, in eval mode on this machine's device."""
+    return _network(lenet, path, "initialmain.py").to(device())
+
+
+def _network(module, path, made_by):
+    try:
+        return module.from_state_dict(storage.load(path, made_by))
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path} does not fit: {error}") from error
+
+
+def load_images(paths, made_by="initialmain.py"):
+    """LabelledImages from the files of images and of labels; UserError when they do not fit."""
+    images, labels = (storage.load(path, made_by) for path in paths)
+    labels = torch.as_tensor(labels).long()
+    expected = (len(images), 1, 28, 28)
+    if images.dtype != torch.uint8 or tuple(images.shape) != expected or len(images) == 0:
+        raise UserError(
+            f"{paths[0]}: expected uint8 {('N', 1, 28, 28)}, found {images.dtype} {tuple(images.shape)}"
+        )
+    if labels.shape != (len(images),) or not 0 <= int(labels.min()) <= int(labels.max()) <= 9:
+        raise UserError(
+            f"{paths[1]}: expected {len(images)} labels from 0 to 9, one for each image in "
+            f"{paths[0].name}, found shape {tuple(labels.shape)}"
+        )
+    return LabelledImages(images, labels)
+
+
+def save_images(data, paths):
+    """Labels first: a file of images is complete only when its labels are there."""
+    storage.save(data.labels, paths[1])
+    storage.save(data.images, paths[0])
+
+
+def record(path, constants, inputs, free=()):
+    """Writes how a run is made, before its work starts; checks it when the run continues.
+
+    constants: {name: value}; inputs: {file name or dataset: hash}. UserError names the constants
+    and inputs that changed since the run began, except those in `free`.
+    """
+    made = {
+        "constants": constants,
+        "inputs": inputs,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+            "scikit-learn": sklearn.__version__,
+        },
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+    if not path.exists():
+        storage.save_json(made, path)
+        return
+    before = storage.load_json(path)
+    for kind in ("constants", "inputs"):
+        old, new = before[kind], made[kind]
+        changed = [
+            f"{name} (was {old.get(name)}, is {new.get(name)})"
+            for name in dict.fromkeys([*old, *new])
+            if name not in free and old.get(name) != new.get(name)
+        ]
+        if changed:
+            raise UserError(
+                f"{path.name} in {path.parent} began with other {kind}: {', '.join(changed)}; "
+                "restore them, or start a new run in another save_dir"
+            )
+    for kind in ("versions", "device", "threads"):
+        if before[kind] != made[kind]:
+            print(f"note: this run began with {kind} {before[kind]}, not {made[kind]}: float rounding may differ")
+
+
+def _commit():
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

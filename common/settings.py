@@ -1,0 +1,203 @@
+"""A script's constants, and the command line built from them.
+
+`python main.py --n_epoch 2 --Wall 0 0.25` overrides the constants at the top of main.py: a
+constant's trailing comment is its help text and the type of its value is its type. Relative paths
+are relative to the script's folder, whatever the current directory is.
+"""
+
+import argparse
+import ast
+import difflib
+import io
+import math
+import tokenize
+from pathlib import Path
+from types import SimpleNamespace
+
+PRDC_K = 5  # nearest neighbours of precision, recall, density and coverage
+
+
+def _whole(least):
+    def allows(value):
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    return allows, f"a whole number, {least} or more"
+
+
+def _number(above, text):
+    def allows(value):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and math.isfinite(value) and above(value)
+
+    return allows, text
+
+
+def _one_of(*choices):
+    return (lambda value: value in choices), " or ".join(repr(choice) for choice in choices)
+
+
+def _list_of(rule, text, empty=False, distinct=True):
+    def allows(values):
+        return (
+            isinstance(values, (list, tuple))
+            and (empty or len(values) > 0)
+            and all(rule[0](value) for value in values)
+            and (not distinct or len(set(values)) == len(values))
+        )
+
+    return allows, text
+
+
+_TRUTH = (lambda value: isinstance(value, bool)), "True or False"
+_PATH = (lambda value: isinstance(value, str) and value.strip() != ""), "a folder's name"
+_GUIDANCE = _number(lambda w: w >= 0, "a number, 0 or more")
+_PROBABILITY = _number(lambda p: 0 < p < 1, "a number between 0 and 1, both excluded")
+
+# What each constant may be: a test and the words for it.
+RULES = {
+    "N_with_w": _whole(1),
+    "N_next": _whole(1),
+    "N_real": _whole(1),
+    "N_initial": _whole(0),
+    "N_eval": (_whole(PRDC_K + 1)[0], f"a whole number above {PRDC_K}, the k of PRDC"),
+    "max_c": _whole(1),
+    "w": _GUIDANCE,
+    "Wall": _list_of(_GUIDANCE, "one or more numbers, each 0 or more and none twice"),
+    "n_epoch": _whole(1),
+    "batch_size": _whole(1),
+    "lrate": _number(lambda rate: rate > 0, "a number above 0"),
+    "n_T": _whole(2),
+    "beta1": _PROBABILITY,
+    "beta2": _PROBABILITY,
+    "n_feat": (
+        lambda value: _whole(8)[0](value) and value % 8 == 0,
+        "a multiple of 8 (the groups of GroupNorm), 8 or more",
+    ),
+    "n_classes": _one_of(10),
+    "generation_number": _whole(1),
+    "seed": _whole(0),
+    "dataset": _one_of("mnist", "digits"),
+    "init_from": _one_of("scratch", "previous"),
+    "control": _TRUTH,
+    "resample_real": _TRUTH,
+    "accumulate": _TRUTH,
+    "deterministic": _TRUTH,
+    "save_every": _number(lambda seconds: seconds >= 0, "a number of seconds, 0 or more"),
+    "save_dir": _PATH,
+    "save_dirs": _list_of(_PATH, "one or more folders, none twice"),
+    "run_dir": _PATH,
+    "runs": _list_of(_PATH, "one or more run folders, none twice"),
+    "controls": _list_of(_PATH, "folders of control loops, none twice", empty=True),
+    "output_dir": _PATH,
+    "generations": _list_of(_whole(0), "generation numbers, none twice", empty=True),
+    "timesteps": _list_of(_whole(1), "one or more whole numbers from 1, none twice"),
+    "n_anchors": (
+        lambda value: _whole(10)[0](value) and value % 10 == 0,
+        "a multiple of 10 (as many of each class), 10 or more",
+    ),
+    "alpha": _PROBABILITY,
+    "primary_t": _whole(1),
+}
+REAL = {"w", "Wall", "lrate", "save_every"}  # numbers that need not be whole, whatever the default
+PATHS = {"save_dir", "save_dirs", "run_dir", "runs", "controls", "output_dir"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def from_script(namespace, argv=None):
+    """The constants of the script whose `globals()` these are, overridden by the command line.
+
+    Returns a namespace with an attribute per constant, paths resolved against the script's folder,
+    and `script` (Path). Ends with exit status 2 and one line on stderr, naming the constant, its
+    value and what is allowed, when a name or a value is wrong. argv: sys.argv[1:] by default.
+    """
+    script = Path(namespace["__file__"]).resolve()
+    source = script.read_text(encoding="utf-8")
+    comments = _constants(source)
+    defaults = {name: namespace[name] for name in comments}
+    parser = _Parser(
+        prog=script.name,
+        description=(ast.get_docstring(ast.parse(source)) or "").strip(),
+        epilog="Relative paths are relative to the script's folder.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for name, value in defaults.items():
+        shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        parser.add_argument(
+            f"--{name}",
+            nargs="*" if isinstance(value, (list, tuple)) else None,
+            metavar="VALUE",
+            help=f"{comments[name]} (default: {shown})".replace("%", "%%"),
+            default=argparse.SUPPRESS,
+        )
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        name = unknown[0].split("=")[0]
+        close = difflib.get_close_matches(name.lstrip("-"), defaults, n=1, cutoff=0.5)
+        hint = f"; did you mean --{close[0]}?" if close else "; --help lists the constants"
+        parser.error(f"there is no constant {name}{hint}")
+
+    constants = SimpleNamespace(script=script)
+    for name, default in defaults.items():
+        value = getattr(given, name, None)
+        try:
+            value = default if value is None else _converted(name, value, default)
+        except ValueError as error:
+            parser.error(f"--{name}: {error}")
+        if name in RULES and not RULES[name][0](value):
+            shown = "nothing" if value == [] else repr(value)
+            parser.error(f"{name} is {shown}, but it must be {RULES[name][1]}")
+        if name in PATHS:
+            value = _resolved(value, script.parent)
+        setattr(constants, name, value)
+    if hasattr(constants, "beta1") and not constants.beta1 < constants.beta2:
+        parser.error(f"beta1 is {constants.beta1}, but it must be below beta2, {constants.beta2}")
+    return constants
+
+
+def number_text(w):
+    """A guidance weight as it appears in file names: 0, 0.25, 2 (never 0.0)."""
+    return str(int(w)) if w == int(w) else repr(float(w))
+
+
+def _constants(source):
+    """Names of the constants assigned at the top level, each with its trailing comment."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {t.start[0]: t.string for t in tokens if t.type == tokenize.COMMENT}
+    return {
+        node.targets[0].id: comments.get(node.end_lineno, "").lstrip("# ")
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+
+
+def _converted(name, text, default):
+    """The command line's text as a value of the default's type; ValueError says what is wrong."""
+    if isinstance(default, (list, tuple)):
+        kind = type(default[0]) if default else int if name == "generations" else str
+        return [_converted(name, part, kind()) for part in text]
+    if isinstance(default, bool):
+        if text not in ("True", "False"):
+            raise ValueError(f"{text!r} is neither True nor False")
+        return text == "True"
+    if isinstance(default, float) or name in REAL:
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a number") from None
+    if isinstance(default, int):
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a whole number") from None
+    return text
+
+
+def _resolved(value, folder):
+    if isinstance(value, (list, tuple)):
+        return [_resolved(part, folder) for part in value]
+    return folder / Path(value).expanduser()
