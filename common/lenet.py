@@ -27,7 +27,9 @@ class LeNet(nn.Module):
             nn.ReLU(),
             nn.MaxPool2d(2),
         )
-        self.fc = nn.Sequential(nn.Linear(256, 120), nn.ReLU(), nn.Linear(120, N_FEATURES), nn.ReLU())
+        self.fc = nn.Sequential(
+            nn.Linear(256, 120), nn.ReLU(), nn.Linear(120, N_FEATURES), nn.ReLU()
+        )
         self.fc3 = nn.Linear(N_FEATURES, 10)
 
     def embed(self, x):

@@ -82,7 +82,7 @@ def _loops(training_set, constants, weights):
     for w in weights:  # everything that is missing is reported before any work starts
         for path in _inputs(Run(folder, w)):
             if not path.exists():
-                again = "" if path.suffix else f" --Wall {number_text(w)}"
+                again = f" --Wall {number_text(w)}" if path.name.startswith("gen_") else ""
                 raise UserError(
                     f"{path.name} is missing in {folder}: run initialmain.py{again} first"
                 )
@@ -133,18 +133,22 @@ class Loop:
 
     def train(self, generation):
         """Trains and saves this generation's model."""
-        if self.run.model(generation).exists():
+        if _done(self.run.model(generation), self.run.training_state(generation)):
             return
         with self._stage("train", generation):
             seeds = self._seeds(generation)
             data = self.training_set(generation, self.real, self._synthetic, self.constants, seeds)
-            start = self.run.model(generation - 1) if self.constants.init_from == "previous" else None
+            start = (
+                self.run.model(generation - 1) if self.constants.init_from == "previous" else None
+            )
             _train(self.run, generation, data, self.constants, seeds, start)
 
     def sample(self, generation):
         """Samples the images that the next generation trains on, at guidance w."""
-        is_control = getattr(self.constants, "control", False)
-        if is_control or self.run.samples(generation)[0].exists():
+        if getattr(self.constants, "control", False):  # nothing would train on them
+            return
+        images, _ = self.run.samples(generation)
+        if _done(images, _partial(images)):
             return
         with self._stage("sample", generation):
             seeds, w = self._seeds(generation), self.run.w
@@ -153,23 +157,21 @@ class Loop:
     def sample_evaluation(self, generation):
         """Samples this generation's images for the metrics, at guidance 0, and its strip."""
         images, _ = files = self.run.evaluation(generation)
-        if images.exists() and self.run.strip(generation).exists():
+        if _done(images, _partial(images)) and self.run.strip(generation).exists():
             return
         with self._stage("sample for evaluation", generation):
             ddpm = run.load_ddpm(self.run.model(generation))
             common = {
                 "max_c": self.constants.max_c,
                 "save_every": self.constants.save_every,
-                "partial_path": images.with_name(images.name + ".part"),
+                "partial_path": _partial(images),
                 "name": f"generation {_name(generation)}: sampling",
             }
             if not images.exists():
-                seeds = self._seeds(generation)
-                data = generate_samples(
-                    ddpm, self.constants.N_eval, 0, seeds=seeds, stage="evaluation", **common
-                )
+                seeds, n = self._seeds(generation), self.constants.N_eval
+                data = generate_samples(ddpm, n, 0, seeds=seeds, stage="evaluation", **common)
                 run.save_images(data, files)
-                common["partial_path"].unlink(missing_ok=True)
+                _partial(images).unlink(missing_ok=True)
             seeds = self._seeds(INITIAL)  # the same noise in every generation
             strip = generate_samples(ddpm, 10, self.run.w, seeds=seeds, stage="strip", **common)
             storage.save(strip.images, self.run.strip(generation))
@@ -203,7 +205,9 @@ class Loop:
             return
         with self._stage("draw", generation):
             data = run.load_images(self.run.evaluation(generation))
-            title = f"{self.scenario}, w = {number_text(self.run.w)}, generation {_name(generation)}"
+            title = (
+                f"{self.scenario}, w = {number_text(self.run.w)}, generation {_name(generation)}"
+            )
             storage.save_figure(plots.sample_grid(*data, title), grid)
             seeds = self._seeds(INITIAL)  # the same real images in every generation
             n = min(N_TSNE, len(data.images), len(self.real.images))
@@ -296,9 +300,8 @@ def _train(run_, generation, data, constants, seeds, start=None):
 def _sample(run_, generation, n, constants, w, seeds):
     """Samples n images from the saved model at guidance w, unless they are there."""
     images, _ = files = run_.samples(generation)
-    if images.exists():
+    if _done(images, _partial(images)):
         return
-    partial = images.with_name(images.name + ".part")
     data = generate_samples(
         run.load_ddpm(run_.model(generation)),
         n,
@@ -306,12 +309,12 @@ def _sample(run_, generation, n, constants, w, seeds):
         max_c=constants.max_c,
         seeds=Seeds(seeds.seed, seeds.scenario, w, generation),
         stage="samples",
-        partial_path=partial,
+        partial_path=_partial(images),
         save_every=constants.save_every,
         name=f"generation {_name(generation)}: sampling for the next",
     )
     run.save_images(data, files)
-    partial.unlink(missing_ok=True)
+    _partial(images).unlink(missing_ok=True)
 
 
 def _feature_network(run_, constants, real, seeds):
@@ -322,6 +325,17 @@ def _feature_network(run_, constants, real, seeds):
     storage.save(network.state_dict(), run_.prmodel)
     percent = 100 * accuracy(network, load_real(constants.dataset, train=False))
     print(f"prmodel.pth classifies {percent:.2f} % of the test images correctly")
+
+
+def _done(path, leftover):
+    """Whether a stage's file is there; if so, removes what a stop just after it left behind."""
+    if path.exists():
+        leftover.unlink(missing_ok=True)
+    return path.exists()
+
+
+def _partial(images):
+    return images.with_name(images.name + ".part")
 
 
 def _inputs(run_):

@@ -43,7 +43,7 @@ def cusum(z, allowance=0.5):
 
     C+_g = max(0, C+_{g-1} + z_g - k) and C-_g = max(0, C-_{g-1} - z_g - k), both from 0, where
     k is the allowance: half the shift to detect, so 0.5 is tuned to a shift of 1 sd (Page 1954;
-    Hawkins & Olwell 1998, section 2.1). NaN stays NaN from its generation on.
+    Hawkins & Olwell 1998). NaN stays NaN from its generation on.
     """
     z = np.asarray(z, dtype=np.float64)
     statistic = np.empty_like(z)

@@ -64,7 +64,9 @@ def strips(rows, title):
 
 
 def draw_strips(axes, rows, title):
-    canvas = np.concatenate([np.concatenate(list(row[:, 0].numpy()), axis=1) for row in rows.values()])
+    canvas = np.concatenate(
+        [np.concatenate(list(row[:, 0].numpy()), axis=1) for row in rows.values()]
+    )
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set(title=title, xlabel="class", ylabel="generation")
     columns = len(next(iter(rows.values())))
@@ -128,7 +130,9 @@ def _series(rows, name):
 
 def _generation_axis(axes, rows):
     generations = [row["generation"] for row in rows]
-    axes.set_xlabel("generation (initial: trained on real data)" if INITIAL in generations else "generation")
+    axes.set_xlabel(
+        "generation (initial: trained on real data)" if INITIAL in generations else "generation"
+    )
     step = max(1, len(generations) // 10)
     shown = [g for g in generations if g == INITIAL or g % step == 0]
     axes.set_xticks(shown, labels=[_generation_name(g) for g in shown])

@@ -55,7 +55,9 @@ def compute_prdc_slice(
 def _features(features, nearest_k):
     features = torch.as_tensor(features).double()
     if features.ndim != 2 or len(features) <= nearest_k:
-        raise ValueError(f"features {tuple(features.shape)} are not (N, D) with N above {nearest_k}")
+        raise ValueError(
+            f"features {tuple(features.shape)} are not (N, D) with N above {nearest_k}"
+        )
     return features
 
 

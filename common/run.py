@@ -122,7 +122,8 @@ def load_images(paths, made_by="initialmain.py"):
     expected = (len(images), 1, 28, 28)
     if images.dtype != torch.uint8 or tuple(images.shape) != expected or len(images) == 0:
         raise UserError(
-            f"{paths[0]}: expected uint8 {('N', 1, 28, 28)}, found {images.dtype} {tuple(images.shape)}"
+            f"{paths[0]}: expected uint8 images (N, 1, 28, 28), "
+            f"found {images.dtype} {tuple(images.shape)}"
         )
     if labels.shape != (len(images),) or not 0 <= int(labels.min()) <= int(labels.max()) <= 9:
         raise UserError(
@@ -176,7 +177,10 @@ def record(path, constants, inputs, free=()):
             )
     for kind in ("versions", "device", "threads"):
         if before[kind] != made[kind]:
-            print(f"note: this run began with {kind} {before[kind]}, not {made[kind]}: float rounding may differ")
+            print(
+                f"note: this run began with {kind} {before[kind]}, not {made[kind]}: "
+                "results may differ by float rounding"
+            )
 
 
 def _commit():

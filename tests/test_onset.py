@@ -105,7 +105,7 @@ def run_length(h, shift, start=0, allowance=0.5, n_nodes=60):
     ("h", "shift", "published"), [(4, 0, 168), (4, 1, 8.38), (5, 0, 465), (5, 0.5, 38.0)]
 )
 def test_run_length_theory_equals_published_tables(h, shift, published):
-    # Two-sided run lengths of Hawkins & Olwell (1998), also table 9.3 of Montgomery (2005).
+    # Two-sided run lengths of Hawkins & Olwell (1998), also Montgomery (2009, table 9.3).
     both = 1 / (1 / run_length(h, shift) + 1 / run_length(h, -shift))
     assert both == pytest.approx(published, rel=3e-3)
 
@@ -153,7 +153,8 @@ def test_resampled_threshold_is_finite_with_a_single_deviating_generation():
     controls = np.random.default_rng(3).standard_normal((5, 20, 2))
     controls[:, :, 1] = 0
     controls[2, 7, 1] = 1
-    assert np.isfinite(onset.fit(controls, 20).threshold)
+    without = onset.fit(controls[:, :, :1], 20).threshold_parts["resampled"]
+    assert without <= onset.fit(controls, 20).threshold_parts["resampled"] < 2 * without
 
 
 def test_empirical_threshold_is_the_conformal_order_statistic():

@@ -1,0 +1,120 @@
+"""What holds for the source as a whole: scenarios differ where they should, and only there."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from tiny import ROOT
+
+SCENARIOS = sorted(path.parent for path in ROOT.glob("*/*/scenario.py"))
+SCRIPTS = [
+    folder / f"{name}.py" for folder in SCENARIOS for name in ("initialmain", "main", "mainall")
+]
+ANALYSES = sorted((ROOT / "jacobian").glob("*.py"))
+SHIPPED = [*sorted((ROOT / "common").glob("*.py")), *SCRIPTS, *ANALYSES]
+
+
+def tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def skeleton(path):
+    """The script's syntax tree without its docstring and its constants."""
+    body = [node for node in tree(path).body if not isinstance(node, ast.Assign)]
+    return ast.dump(ast.Module(body[1:], []))
+
+
+@pytest.mark.parametrize("name", ["initialmain.py", "main.py", "mainall.py"])
+def test_scripts_differ_between_scenarios_in_docstring_and_constants_only(name):
+    skeletons = {skeleton(folder / name) for folder in SCENARIOS}
+    assert len(skeletons) == 1
+    assert "training_set" in skeletons.pop()
+
+
+@pytest.mark.parametrize("script", SCRIPTS + ANALYSES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_a_script_is_a_docstring_constants_and_one_call(script):
+    nodes = tree(script).body
+    assert ast.get_docstring(tree(script))
+    if script.name != "demo.py":
+        assert len(script.read_text(encoding="utf-8").splitlines()) < 60
+        kinds = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign, ast.If)
+        assert all(isinstance(node, kinds) for node in nodes)
+        assert [len(node.body) for node in nodes if isinstance(node, ast.If)] == [1]
+
+
+def test_scenario_files_are_short():
+    for folder in SCENARIOS:
+        assert len((folder / "scenario.py").read_text(encoding="utf-8").splitlines()) < 30
+
+
+def calls(path):
+    """(dotted name, Call) of every call in a file."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_nothing_is_shown_hard_coded_to_cuda_or_loaded_in_worker_processes():
+    for path in SHIPPED:
+        for name, call in calls(path):
+            assert not re.search(r"plt\.show$|\.cuda$", name), (path, name)
+            keywords = {word.arg: ast.unparse(word.value) for word in call.keywords}
+            if name.endswith("DataLoader"):
+                assert keywords.get("num_workers") == "0", path
+            if name == "torch.load":
+                assert keywords["weights_only"] == "True" and "map_location" in keywords, path
+
+
+def test_text_files_are_opened_with_an_encoding():
+    for path in SHIPPED:
+        for name, call in calls(path):
+            if name == "open" or name.endswith((".read_text", ".write_text")):
+                binary = any("b" in ast.unparse(argument) for argument in call.args[1:])
+                assert binary or "encoding" in {word.arg for word in call.keywords}, path
+
+
+def test_imports_of_common_point_one_way():
+    """No module of common imports one that, directly or not, imports it."""
+    imports = {}
+    for path in (ROOT / "common").glob("*.py"):
+        found = set()
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ImportFrom) and node.module == "common":
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("common."):
+                found.add(node.module.split(".")[1])
+        imports[path.stem] = found
+
+    def reachable(name, seen=()):
+        assert name not in seen, f"import circle: {seen} -> {name}"
+        for other in imports[name]:
+            reachable(other, (*seen, name))
+
+    for name in imports:
+        reachable(name)
+
+
+def test_run_time_packages_are_the_seven_of_requirements():
+    names = {"torch", "torchvision", "numpy", "scipy", "sklearn", "matplotlib", "tqdm"}
+    listed = re.findall(r"^[\w-]+", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M)
+    assert {name.replace("scikit-learn", "sklearn") for name in listed} == names
+    local = {path.stem for path in ROOT.rglob("*.py")} | {"common"}
+    import sys
+
+    for path in SHIPPED:
+        for node in ast.walk(tree(path)):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules = [node.module]
+            for module in modules:
+                top = module.split(".")[0]
+                assert top in names | local or top in sys.stdlib_module_names, (path, module)
+
+
+def test_file_names_suit_windows():
+    forbidden = set('<>:"|?*')
+    for path in SHIPPED + list(Path(ROOT / "tests").rglob("*.py")):
+        assert not forbidden & set(path.name)

@@ -1,0 +1,300 @@
+"""The loop: stages, continuation, what is measured on what, and what it refuses to do."""
+
+import re
+
+import pytest
+import torch
+from tiny import FULL as FOLDER
+from tiny import TINY_INITIAL, TINY_MAIN, copied, hashes, initialmain, main, training_set_of
+
+from common import loop, run, storage
+from common.data import load_real
+from common.errors import UserError
+from common.fid import calculate_frechet_distance, feature_statistics
+from common.lenet import extract_mnist_features
+from common.run import Run
+from common.sample import generate_samples
+from common.seeds import INITIAL, Seeds
+
+
+@pytest.fixture(scope="module")
+def initial(tmp_path_factory):
+    """A folder with the initial data."""
+    folder = tmp_path_factory.mktemp("initial")
+    initialmain(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(initial, tmp_path_factory):
+    """A folder with two finished generations."""
+    folder = copied(initial, tmp_path_factory.mktemp("run") / "finished")
+    main(folder)
+    return folder
+
+
+def test_every_promised_file_is_there(finished):
+    names = {path.name for path in finished.iterdir()}
+    for g in ("_initial", 0, 1):
+        assert {f"gen_data_with_w{g}_w0", f"gen_index_with_w{g}_w0"} <= names
+        assert {f"gen_data_without_w{g}_w0", f"gen_index_without_w{g}_w0"} <= names
+    for g in ("initial", 0, 1):
+        assert {f"tsne_{g}_w0.png", f"grid_{g}_w0.png", f"losses_{g}_w0.csv"} <= names
+    assert {"model_initial.pth", "model_0_w0.pth", "model_1_w0.pth", "prmodel.pth"} <= names
+    assert {"metrics_w0.csv", "timings_w0.csv", "run_w0.json", "run_initial.json"} <= names
+    assert {"fid_w0.png", "prdc_w0.png", "strip_w0.png", "loss_w0.png"} <= names
+    assert not [name for name in names if name.endswith((".tmp", ".part")) or "training" in name]
+
+
+def test_samples_are_uint8_images_with_as_many_balanced_labels(finished):
+    for generation in (INITIAL, 0, 1):
+        for files, n in (
+            (Run(finished, 0).samples(generation), TINY_MAIN["N_next"]),
+            (Run(finished, 0).evaluation(generation), TINY_MAIN["N_eval"]),
+        ):
+            images, labels = (torch.load(path, weights_only=True) for path in files)
+            assert images.dtype == torch.uint8 and images.shape == (n, 1, 28, 28)
+            assert labels.dtype == torch.int64 and labels.shape == (n,)
+            counts = torch.bincount(labels, minlength=10)
+            assert counts.max() - counts.min() <= 1  # though max_c = 30 does not divide 70 or 45
+
+
+def test_running_again_does_nothing_and_says_so(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+    main(finished)
+    assert "nothing to do, all 2 generations are complete" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+
+
+def test_the_saved_models_are_the_ones_that_were_sampled(finished, tmp_path):
+    """Each generation's files are samples of that generation's checkpoint: none of another."""
+    constants = {"max_c": 30, "save_every": 1e9, "partial_path": tmp_path / "part", "name": "test"}
+    for generation in (INITIAL, 0, 1):
+        files = Run(finished, 0)
+        ddpm = run.load_ddpm(files.model(generation))
+        scenario = "FullSynthetic"
+        seeds = Seeds(0, scenario, 0, generation)
+        for n, paths, stage in (
+            (TINY_MAIN["N_eval"], files.evaluation(generation), "evaluation"),
+            (TINY_MAIN["N_next"], files.samples(generation), "samples"),
+        ):
+            data = generate_samples(ddpm, n, 0, seeds=seeds, stage=stage, **constants)
+            assert torch.equal(data.images, torch.load(paths[0], weights_only=True))
+
+
+def test_metrics_belong_to_their_own_generation(finished):
+    """FID of row g, computed again from model g's evaluation samples, N_eval of them for each g."""
+    files = Run(finished, 0)
+    lenet = run.load_lenet(files.prmodel)
+    real = feature_statistics(extract_mnist_features(load_real("digits").images, lenet))
+    rows = files.metrics()
+    assert [row["generation"] for row in rows] == [INITIAL, 0, 1]
+    for row in rows:
+        images, _ = run.load_images(files.evaluation(row["generation"]))
+        assert row["N_eval"] == len(images) == TINY_MAIN["N_eval"]
+        fid = calculate_frechet_distance(
+            *feature_statistics(extract_mnist_features(images, lenet)), *real
+        )
+        assert row["fid"] == pytest.approx(fid, rel=1e-9)
+        assert storage.sha256(files.model(row["generation"])).startswith(row["model"])
+    assert len({row["fid"] for row in rows}) == 3
+
+
+@pytest.mark.parametrize("stop_after", [2, 9, 13, 16, 20, 27])
+def test_interrupted_after_any_file_it_continues_bit_for_bit(
+    initial, finished, tmp_path, monkeypatch, stop_after
+):
+    """A run that dies after its n-th file, started again, equals an uninterrupted one."""
+    folder = copied(initial, tmp_path / "run")
+    whole, written = storage.os.replace, []
+
+    def dies_after(source, target):
+        whole(source, target)
+        written.append(target)
+        if len(written) == stop_after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage.os, "replace", dies_after)
+    with pytest.raises(SystemExit) as stopped:
+        main(folder)
+    assert stopped.value.code == 130
+    torch.rand(3)
+    main(folder)
+    assert hashes(folder) == hashes(finished)
+
+
+def test_the_seed_decides_everything(initial, finished, tmp_path):
+    again = copied(initial, tmp_path / "again")
+    torch.manual_seed(99)
+    main(again)
+    assert hashes(again) == hashes(finished)
+    other = copied(initial, tmp_path / "other")
+    main(other, seed=1, generation_number=1)
+    same = hashes(finished).keys() & hashes(other).keys()
+    changed = {name for name in same if hashes(finished)[name] != hashes(other)[name]}
+    assert {"model_0_w0.pth", "gen_data_with_w0_w0", "gen_data_without_w0_w0"} <= changed
+
+
+def test_evaluating_never_changes_training(initial, finished, tmp_path):
+    folder = copied(initial, tmp_path / "run")
+    main(folder, N_eval=20)
+    ours, theirs = hashes(folder), hashes(finished)
+    for name in ("model_0_w0.pth", "model_1_w0.pth", "gen_data_with_w1_w0"):
+        assert ours[name] == theirs[name]
+    assert ours["metrics_w0.csv"] != theirs["metrics_w0.csv"]
+
+
+def test_the_last_epoch_is_kept_whatever_the_metrics_say(initial, finished, tmp_path, monkeypatch):
+    """No checkpoint is chosen by its FID: with nonsense for metrics the models are the same."""
+    folder = copied(initial, tmp_path / "run")
+    values = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(loop, "calculate_frechet_distance", lambda *arguments: next(values))
+    main(folder)
+    assert all(
+        hashes(folder)[m] == hashes(finished)[m] for m in ("model_0_w0.pth", "model_1_w0.pth")
+    )
+    epochs = storage.load_rows(Run(folder, 0).losses(1))
+    assert len(epochs) == TINY_MAIN["n_epoch"]
+
+
+def test_extending_a_run_keeps_what_is_there(initial, finished, tmp_path):
+    folder = copied(initial, tmp_path / "run")
+    main(folder, generation_number=1, max_c=70)
+    main(folder, generation_number=2, max_c=30)
+    ours, theirs = hashes(folder), hashes(finished)
+    assert ours.keys() == theirs.keys()
+    assert ours["model_0_w0.pth"] == theirs["model_0_w0.pth"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"lrate": 2e-3}, "lrate (was 0.001, is 0.002)"),
+        ({"n_epoch": 3, "seed": 7}, "n_epoch (was 2, is 3), seed (was 0, is 7)"),
+    ],
+)
+def test_a_changed_constant_is_named_on_continuation(finished, change, named):
+    before = hashes(finished)
+    with pytest.raises(SystemExit, match=re.escape(named)):
+        main(finished, **change)
+    assert hashes(finished) == before
+
+
+def test_a_changed_input_is_named_on_continuation(finished, tmp_path):
+    folder = copied(finished, tmp_path / "run")
+    state = torch.load(folder / "prmodel.pth", weights_only=True)
+    state["fc3.bias"] += 1
+    torch.save(state, folder / "prmodel.pth")
+    with pytest.raises(SystemExit, match=r"other inputs: prmodel.pth"):
+        main(folder)
+
+
+@pytest.mark.parametrize("name", ["prmodel.pth", "model_initial.pth", "gen_data_with_w_initial_w0"])
+def test_missing_initial_data_is_named_with_its_folder_and_remedy(initial, tmp_path, name):
+    folder = copied(initial, tmp_path / "run", leave_out=[name])
+    with pytest.raises(SystemExit) as stopped:
+        main(folder)
+    line = str(stopped.value.code)
+    assert name in line and str(folder) in line and "initialmain.py" in line and "\n" not in line
+
+
+def test_labels_that_do_not_fit_the_images_are_refused(initial, tmp_path):
+    folder = copied(initial, tmp_path / "run")
+    labels = torch.load(folder / "gen_index_with_w_initial_w0", weights_only=True)
+    torch.save(labels.repeat(2), folder / "gen_index_with_w_initial_w0")
+    with pytest.raises(SystemExit, match=r"expected 70 labels from 0 to 9, one for each image"):
+        main(folder)
+
+
+def test_initialmain_uses_a_model_that_is_there(initial, tmp_path, capsys):
+    folder = copied(initial, tmp_path / "run", leave_out=["run_initial.json"])
+    before = hashes(folder)
+    initialmain(folder, Wall=[0, 0.5])
+    assert "model_initial.pth is there" in capsys.readouterr().out
+    after = hashes(folder)
+    assert {name: after[name] for name in before} == before
+    assert after.keys() - before.keys() == {
+        "gen_data_with_w_initial_w0.5",
+        "gen_index_with_w_initial_w0.5",
+    }
+
+
+def test_initialmain_fills_every_folder_alike(initial, tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    copied(initial, folders[1])
+    constants = {"save_dirs": folders}
+    initialmain(folders[1], **constants)
+    shared = {"prmodel.pth", "model_initial.pth", "gen_data_with_w_initial_w0"}
+    for name in shared:
+        assert hashes(folders[0])[name] == hashes(folders[1])[name] == hashes(initial)[name]
+    torch.save({}, folders[0] / "model_initial.pth")
+    with pytest.raises(SystemExit, match=r"model_initial.pth differs between"):
+        initialmain(folders[1], **constants)
+
+
+def test_too_small_a_training_set_is_pointed_out_with_the_published_setting(
+    initial, tmp_path, capsys
+):
+    folder = copied(initial, tmp_path / "run")
+    main(folder, N_next=10, generation_number=1)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+    assert lines == [
+        "note: N_next = 10 is less than one batch (32); "
+        "the published setting is N_next = 60000, n_epoch = 40"
+    ]
+
+
+def test_init_from_previous_continues_the_weights(initial, finished, tmp_path):
+    folder = copied(initial, tmp_path / "run")
+    main(folder, init_from="previous", lrate=1e-12, generation_number=1)
+    start, end = (
+        torch.load(folder / name, weights_only=True)["nn_model.out.3.weight"]
+        for name in ("model_initial.pth", "model_0_w0.pth")
+    )
+    torch.testing.assert_close(start, end)
+    scratch = torch.load(finished / "model_0_w0.pth", weights_only=True)["nn_model.out.3.weight"]
+    assert not torch.allclose(start, scratch, atol=1e-3)
+
+
+def test_every_generation_trains_on_the_samples_of_the_one_before(finished):
+    real, files = load_real("digits"), Run(finished, 0)
+    training_set = training_set_of(FOLDER)
+    constants = type("Constants", (), {"control": False})
+
+    def synthetic(generation):
+        return run.load_images(files.samples(generation))
+
+    assert training_set(INITIAL, real, None, constants, None) is real
+    for generation in (0, 1):
+        data = training_set(generation, real, synthetic, constants, None)
+        assert torch.equal(data.images, synthetic(generation - 1).images)
+        assert torch.equal(data.labels, synthetic(generation - 1).labels)
+
+
+def test_a_control_loop_trains_on_real_images_in_a_folder_of_its_own(initial, tmp_path):
+    folder = copied(initial, tmp_path / "run")
+    before = hashes(folder)
+    main(folder, control=True, generation_number=2, seed=3)
+    assert hashes(folder) == before
+    control = folder / "control_seed3"
+    assert (control / "model_1_w0.pth").exists() and not (control / "gen_data_with_w0_w0").exists()
+
+    real, constants = load_real("digits"), type("Constants", (), {"control": True, "N_next": 70})
+    keys = {image.numpy().tobytes() for image in real.images}
+    chosen = []
+    for generation in (0, 1):
+        seeds = Seeds(3, "FullSynthetic control", 0, generation)
+        data = training_set_of(FOLDER)(generation, real, None, constants, seeds)
+        assert torch.bincount(data.labels).tolist() == [7] * 10
+        assert all(image.numpy().tobytes() in keys for image in data.images)
+        chosen.append(data.images)
+    assert not torch.equal(*chosen)
+    constants.N_next = 1600
+    with pytest.raises(UserError, match=r"1600 real images are wanted, but there are 14\d0"):
+        training_set_of(FOLDER)(0, real, None, constants, Seeds(0, "x"))
+
+
+def test_tiny_overrides_are_constants_of_the_scripts():
+    for script, changes in (("initialmain.py", TINY_INITIAL), ("main.py", TINY_MAIN)):
+        text = (FOLDER / script).read_text(encoding="utf-8")
+        assert all(re.search(rf"^{name} = ", text, re.M) for name in changes)

@@ -1,0 +1,168 @@
+"""Sampling: the right distribution, and noise that depends on nothing but the seed."""
+
+import numpy as np
+import pytest
+import torch
+
+from common.data import quantised
+from common.ddpm import DDPM
+from common.sample import BlockNoise, balanced_labels, ddpm_chain, generate_samples
+from common.seeds import Seeds
+from common.unet import ContextUnet
+
+
+class GaussianNoise(torch.nn.Module):
+    """The exact eps of x_0 ~ N(mean, diag(variance)): eps = sigma (x_t - sqrt(ab) m) / var(x_t)."""
+
+    def __init__(self, n_T, betas, mean, variance):
+        super().__init__()
+        self.n_classes = 10
+        self.mean, self.variance = mean, variance
+        self.alphabar = torch.from_numpy(np.cumprod(1 - np.linspace(*betas, n_T + 1))).float()
+        self.n_T = n_T
+
+    def forward(self, x, c, t, context_mask):
+        alphabar = self.alphabar[(t * self.n_T).round().long()][:, None, None, None]
+        variance = alphabar * self.variance + 1 - alphabar
+        return (1 - alphabar).sqrt() * (x - alphabar.sqrt() * self.mean) / variance
+
+
+def small_ddpm(n_T=12, n_feat=8):
+    ddpm = Seeds(3, "tests").initialised(lambda: DDPM(ContextUnet(1, n_feat), (1e-4, 0.5), n_T))
+    for module in ddpm.modules():  # as after training: statistics that are not the identity
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.3, 0.3, generator=torch.Generator().manual_seed(1))
+            module.running_var.uniform_(0.5, 2, generator=torch.Generator().manual_seed(2))
+    return ddpm.eval()
+
+
+def sample(ddpm, n, tmp_path, w=0, max_c=100, save_every=1e9, seeds=None):
+    return generate_samples(
+        ddpm,
+        n,
+        w,
+        max_c=max_c,
+        seeds=seeds or Seeds(0, "tests", w, 4),
+        stage="samples",
+        partial_path=tmp_path / "part",
+        save_every=save_every,
+        name="test",
+    )
+
+
+def test_sampler_reproduces_a_known_gaussian():
+    n_T, betas, n = 400, (1e-4, 0.025), 300
+    mean = torch.linspace(-1, 1, 784).reshape(28, 28)
+    variance = torch.linspace(0.05, 2, 784).flip(0).reshape(28, 28)
+    ddpm = DDPM(GaussianNoise(n_T, betas, mean, variance), betas, n_T)
+    generator = torch.Generator().manual_seed(0)
+    x_0 = ddpm_chain(
+        ddpm, balanced_labels(n), 0, lambda: torch.randn(n, 1, 28, 28, generator=generator)
+    )
+    # Each pixel is a chain of its own: z-scores of its mean and variance are standard normal.
+    z_mean = (x_0.mean(0)[0] - mean) / (variance / n).sqrt()
+    z_variance = (x_0.var(0)[0] / variance - 1) / (2 / (n - 1)) ** 0.5
+    for z in (z_mean, z_variance):
+        assert abs(z.mean()) < 4 / 784**0.5 + 0.1  # 0.1: n_T finite steps, not infinitely many
+        assert 0.9 < z.std() < 1.1
+    # Pixels are independent: sample correlations have the size that chance gives them.
+    correlation = torch.corrcoef((x_0[:, 0] - mean).reshape(n, -1).T)
+    off_diagonal = correlation[~torch.eye(784, dtype=torch.bool)]
+    assert off_diagonal.std() == pytest.approx((n - 1) ** -0.5, rel=0.02)
+
+
+def test_noise_and_labels_do_not_depend_on_the_batch_size(tmp_path):
+    ddpm, n = small_ddpm(n_T=6), 130
+    chains = {max_c: recorded_chains(ddpm.frozen(), n, max_c) for max_c in (7, 100, 500)}
+    for max_c in (7, 500):
+        assert torch.equal(chains[max_c][0], chains[100][0])  # x_T, bit for bit
+        torch.testing.assert_close(chains[max_c][1], chains[100][1], atol=1e-4, rtol=0)
+    for max_c in (7, 100, 500):
+        data = sample(ddpm, n, tmp_path, max_c=max_c)
+        assert torch.equal(data.labels, balanced_labels(n))
+        assert torch.bincount(data.labels).tolist() == [13] * 10
+        assert (data.images.int() - quantised(chains[100][1]).int()).abs().max() <= 1
+
+
+def recorded_chains(ddpm, n, max_c):
+    """x_T and x_0 of n samples in batches of max_c, before quantisation."""
+    seeds, first, last = Seeds(0, "tests", 0, 4), [], []
+
+    def recording_eps(x_t, t, c, w):
+        if t[0] == ddpm.n_T:
+            first.append(x_t.clone())
+        return DDPM.eps(ddpm, x_t, t, c, w)
+
+    ddpm.eps = recording_eps
+    with torch.inference_mode():
+        for start in range(0, n, max_c):
+            stop = min(start + max_c, n)
+            noise = BlockNoise(start, stop, lambda b: seeds.torch_generator("samples", b))
+            last.append(ddpm_chain(ddpm, balanced_labels(n)[start:stop], 0, noise))
+    return torch.cat(first), torch.cat(last)
+
+
+def test_labels_are_balanced_for_any_number():
+    for n in (1, 10, 95, 1003):
+        counts = torch.bincount(balanced_labels(n), minlength=10)
+        assert counts.sum() == n and counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize(("w", "per_image"), [(0, 1), (0.5, 2)])
+def test_the_unconditional_pass_runs_only_under_guidance(tmp_path, w, per_image):
+    ddpm = small_ddpm()
+    seen = []
+    frozen = ddpm.frozen()
+    frozen.nn_model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    ddpm.frozen = lambda: frozen
+    sample(ddpm, 20, tmp_path, w=w)
+    assert seen == [20 * per_image] * ddpm.n_T
+
+
+def test_sampling_uses_running_statistics_and_leaves_them_alone(tmp_path):
+    ddpm = small_ddpm()
+    in_eval = sample(ddpm, 30, tmp_path)
+    before = {key: value.clone() for key, value in ddpm.state_dict().items()}
+    in_train = sample(ddpm.train(), 30, tmp_path)
+    assert torch.equal(in_train.images, in_eval.images)
+    assert all(torch.equal(value, before[key]) for key, value in ddpm.state_dict().items())
+
+
+def test_frozen_chain_equals_the_plain_network():
+    ddpm = small_ddpm()
+    ends = []
+    for network in (ddpm, ddpm.frozen()):
+        generator = torch.Generator().manual_seed(0)
+        with torch.inference_mode():
+            noise = lambda g=generator: torch.randn(40, 1, 28, 28, generator=g)  # noqa: E731
+            ends.append(ddpm_chain(network, balanced_labels(40), 1.5, noise))
+    assert (ends[0] - ends[1]).abs().max() < 1e-4
+    assert ends[0].abs().max() > 1e-3
+
+
+def test_a_stopped_sampling_continues_with_the_same_images(tmp_path, monkeypatch):
+    ddpm = small_ddpm()
+    whole = sample(ddpm, 130, tmp_path, max_c=30)
+    batches = []
+
+    def stops_in_the_third_batch(*arguments):
+        batches.append(1)
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return ddpm_chain(*arguments)
+
+    monkeypatch.setattr("common.sample.ddpm_chain", stops_in_the_third_batch)
+    with pytest.raises(KeyboardInterrupt):
+        sample(ddpm, 130, tmp_path, max_c=30, save_every=0)
+    continued = sample(ddpm, 130, tmp_path, max_c=30)
+    assert len(batches) == 3 + 3  # 60 of 130 images were safe; 3 batches of 30 remain
+    assert torch.equal(continued.images, whole.images)
+
+
+def test_the_seed_and_the_generation_change_the_samples(tmp_path):
+    ddpm = small_ddpm()
+    images = [
+        sample(ddpm, 10, tmp_path, seeds=Seeds(*key)).images
+        for key in ((0, "a", 0, 1), (1, "a", 0, 1), (0, "b", 0, 1), (0, "a", 0, 2))
+    ]
+    assert all(not torch.equal(images[0], other) for other in images[1:])

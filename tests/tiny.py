@@ -1,0 +1,98 @@
+"""Runs of a few seconds: scripts as users run them, and the same loops called in this process."""
+
+import ast
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from common import loop, storage
+from common.data import load_real
+from common.lenet import train_lenet
+from common.seeds import Seeds
+
+ROOT = Path(__file__).resolve().parents[1]
+FULL = ROOT / "FullSynthetic" / "DDPM-MNIST"
+
+# Overrides under which a script takes seconds; the networks they give are far from trained.
+TINY = {
+    "dataset": "digits",
+    "n_feat": 8,
+    "n_T": 8,
+    "beta2": 0.5,
+    "n_epoch": 2,
+    "batch_size": 32,
+    "lrate": 1e-3,
+    "max_c": 30,
+    "save_every": 0,
+}
+TINY_INITIAL = {**TINY, "N_with_w": 70}
+TINY_MAIN = {**TINY, "N_next": 70, "N_eval": 45, "generation_number": 2}
+
+
+def run_script(script, cwd=None, **constants):
+    """Runs a script in a process of its own; returns it finished, with its output as text."""
+    words = [str(script)]
+    for name, value in constants.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=cwd or script.parent,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def constants_of(script, **changes):
+    """The script's constants as `settings.from_script` gives them, with changes."""
+    values = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in ast.parse(script.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign)
+    }
+    return SimpleNamespace(**{**values, **changes}, script=script)
+
+
+def training_set_of(folder):
+    """The function `training_set` of a scenario's folder."""
+    spec = importlib.util.spec_from_file_location(
+        f"scenario_of_{folder.name}", folder / "scenario.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.training_set
+
+
+def initialmain(save_dir, folder=FULL, **changes):
+    """initialmain.py in this process, with a feature network that is trained for 200 steps only."""
+    path = Path(save_dir) / "prmodel.pth"
+    if not path.exists():
+        network = train_lenet(load_real("digits"), Seeds(0, "tests"), n_step=200)
+        storage.save(network.state_dict(), path)
+    changes = {**TINY_INITIAL, "save_dirs": [Path(save_dir)], **changes}
+    loop.initialmain(training_set_of(folder), constants_of(folder / "initialmain.py", **changes))
+
+
+def main(save_dir, folder=FULL, **changes):
+    """main.py in this process."""
+    changes = {**TINY_MAIN, "save_dir": Path(save_dir), **changes}
+    loop.main(training_set_of(folder), constants_of(folder / "main.py", **changes))
+
+
+def copied(source, target, leave_out=()):
+    """A copy of a run's folder without the files in leave_out (glob patterns)."""
+    return shutil.copytree(source, target, ignore=shutil.ignore_patterns(*leave_out))
+
+
+def hashes(folder):
+    """{file name: SHA-256} of a run's reproducible files (all but timings and the record)."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.is_file() and not path.name.startswith(("timings", "run_"))
+    }
