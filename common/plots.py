@@ -1,6 +1,7 @@
 """The figures of a run. Each function returns a matplotlib Figure; nothing is ever shown."""
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
@@ -71,7 +72,7 @@ def draw_strips(axes, rows, title):
     axes.set(title=title, xlabel="class", ylabel="generation")
     columns = len(next(iter(rows.values())))
     axes.set_xticks(14 + 28 * np.arange(columns), labels=range(columns))
-    axes.set_yticks(14 + 28 * np.arange(len(rows)), labels=[_generation_name(g) for g in rows])
+    axes.set_yticks(14 + 28 * np.arange(len(rows)), labels=[generation_name(g) for g in rows])
 
 
 def fid(rows, title):
@@ -110,7 +111,7 @@ def losses(curves, title):
     for (generation, values), colour in zip(curves.items(), shades, strict=True):
         epochs = np.arange(1, len(values) + 1)
         axes.plot(epochs, values, color=colour, marker="." if len(values) < 30 else None)
-        axes.annotate(_generation_name(generation), (epochs[-1], values[-1]), fontsize=7)
+        axes.annotate(generation_name(generation), (epochs[-1], values[-1]), fontsize=7)
     axes.set(title=title, xlabel="epoch", ylabel="mean squared error of the noise", yscale="log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
@@ -119,8 +120,6 @@ def losses(curves, title):
 
 def generation_colours(n):
     """n colours from early (dark) to late (light), ordered in brightness too."""
-    from matplotlib import colormaps
-
     return colormaps["viridis"](np.linspace(0, 0.9, n))
 
 
@@ -135,9 +134,9 @@ def _generation_axis(axes, rows):
     )
     step = max(1, len(generations) // 10)
     shown = [g for g in generations if g == INITIAL or g % step == 0]
-    axes.set_xticks(shown, labels=[_generation_name(g) for g in shown])
+    axes.set_xticks(shown, labels=[generation_name(g) for g in shown])
     axes.grid(alpha=0.3)
 
 
-def _generation_name(generation):
+def generation_name(generation):
     return "initial" if generation == INITIAL else str(generation)

@@ -1,0 +1,209 @@
+"""The figures of Jacobian spectra. Each function returns a matplotlib Figure."""
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from common.plots import BLUE, GREEN, ORANGE, PURPLE, generation_colours, generation_name
+from common.spectrum import STATISTICS
+
+STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"))
+FLOOR = 1e-16  # of an eigenvalue relative to the largest, in logarithmic figures
+
+
+def _panels(n, title, width=3.4, height=3.0, rows=1):
+    figure = Figure(
+        figsize=(width * -(-n // rows) + 0.8, height * rows + 0.3), layout="constrained"
+    )
+    figure.suptitle(title)
+    return figure, figure.subplots(rows, -(-n // rows), squeeze=False).reshape(-1)
+
+
+def _log_eigenvalues(arrays):
+    """log10 of the eigenvalues (G, T, A, D), floored where they are zero by rounding."""
+    values = arrays["eigenvalues"]
+    return np.log10(np.maximum(values, FLOOR * values[..., :1]))
+
+
+def _time_title(arrays, i):
+    return f"t = {arrays['t'][i]} of {arrays['n_T']},  σ = {arrays['sigma'][i]:.2f}"
+
+
+def _generation_bar(figure, axes, generations):
+    """A colour bar with one colour per generation."""
+    colours = generation_colours(len(generations))
+    norm = BoundaryNorm(np.arange(len(generations) + 1) - 0.5, len(generations))
+    bar = figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=axes, pad=0.01)
+    shown = range(0, len(generations), max(1, len(generations) // 10))
+    bar.set_ticks(list(shown), labels=[generation_name(generations[i]) for i in shown])
+    bar.set_label("generation")
+
+
+def eigenvalue_curves(arrays, title):
+    """Index against eigenvalue of J^T J (geometric mean over anchors), a line per generation."""
+    logs = _log_eigenvalues(arrays).mean(axis=2)  # (G, T, D)
+    figure, panels = _panels(len(arrays["t"]), title)
+    for i, axes in enumerate(panels):
+        for row, colour in zip(logs[:, i], generation_colours(len(logs)), strict=True):
+            axes.plot(np.arange(1, len(row) + 1), 10**row, color=colour, lw=1.2)
+        axes.set(title=_time_title(arrays, i), xlabel="index", yscale="log")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("eigenvalue of $J^TJ$")
+    _generation_bar(figure, panels, arrays["generations"])
+    return figure
+
+
+def densities(arrays, title):
+    """Densities of the log eigenvalues of all anchors together, a line per generation."""
+    logs = _log_eigenvalues(arrays)
+    figure, panels = _panels(len(arrays["t"]), title)
+    for i, axes in enumerate(panels):
+        low, high = np.quantile(logs[:, i], [0.002, 1])
+        bins = np.linspace(low, high, 60)
+        for row, colour in zip(logs[:, i], generation_colours(len(logs)), strict=True):
+            density, _ = np.histogram(row.ravel(), bins, density=True)
+            axes.plot((bins[1:] + bins[:-1]) / 2, density, color=colour, lw=1.2)
+        axes.set(
+            title=_time_title(arrays, i), xlabel="$\\log_{10}$ eigenvalue of $J^TJ$", yticks=[]
+        )
+    panels[0].set_ylabel("density")
+    _generation_bar(figure, panels, arrays["generations"])
+    return figure
+
+
+def sigma_J(arrays, title):
+    """Singular values of sigma J. Directions off the data manifold have the value 1 (Tweedie: there
+    the posterior variance is zero), directions along it less."""
+    figure, panels = _panels(len(arrays["t"]), title)
+    values = np.sqrt(arrays["eigenvalues"]).mean(axis=2) * arrays["sigma"][:, None]  # (G, T, D)
+    for i, axes in enumerate(panels):
+        axes.axhline(1, color="black", lw=1, ls="--")
+        for row, colour in zip(values[:, i], generation_colours(len(values)), strict=True):
+            axes.plot(np.arange(1, len(row) + 1), row, color=colour, lw=1.2)
+        axes.set(title=_time_title(arrays, i), xlabel="index", ylim=(0, None))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("singular value of $\\sigma J$ (dashed: 1)")
+    _generation_bar(figure, panels, arrays["generations"])
+    return figure
+
+
+def vectors(arrays, title, n_anchors=10):
+    """The leading right singular vector of J at each of the first anchors, a row per generation."""
+    figure, panels = _panels(
+        len(arrays["t"]), title, width=4.2, height=0.6 + 0.42 * len(arrays["t"])
+    )
+    figure.set_size_inches(4.3 * len(panels), 0.9 + 0.42 * len(arrays["generations"]))
+    for i, axes in enumerate(panels):
+        rows = arrays["leading_vectors"][:, i, :n_anchors, 0].reshape(
+            len(arrays["generations"]), -1, 28, 28
+        )
+        canvas = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+        limit = np.abs(canvas).max()
+        axes.imshow(canvas, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        axes.set(title=_time_title(arrays, i), xlabel="anchor's class")
+        axes.set_xticks(
+            14 + 28 * np.arange(rows.shape[1]), labels=arrays["anchor_labels"][: rows.shape[1]]
+        )
+        names = [generation_name(g) for g in arrays["generations"]]
+        axes.set_yticks(14 + 28 * np.arange(len(names)), labels=names if i == 0 else [])
+    panels[0].set_ylabel("generation")
+    return figure
+
+
+def statistics(runs, title):
+    """Each statistic over the generations: mean over anchors, and where 80 % of the anchors lie.
+
+    runs: {name: (arrays, {statistic: (G, T, A)})}; one run has a line per time, several runs a
+    panel per statistic and time.
+    """
+    if len(runs) == 1:
+        ((arrays, found),) = runs.values()
+        figure, panels = _panels(len(found), title, rows=2)
+        for axes, (name, values) in zip(panels, found.items(), strict=False):
+            for i, t in enumerate(arrays["t"]):
+                _band(axes, arrays["generations"], values[:, i], STYLES[i % 4], f"t = {t}")
+            axes.set_title(STATISTICS[name], fontsize=9)
+        panels[0].legend(fontsize=8)
+    else:
+        first, found = next(iter(runs.values()))
+        figure, panels = _panels(len(found) * len(first["t"]), title, rows=len(found), height=2.2)
+        for row, name in enumerate(found):
+            for i, t in enumerate(first["t"]):
+                axes = panels[row * len(first["t"]) + i]
+                for style, (label, (arrays, values)) in zip(STYLES * 9, runs.items(), strict=False):
+                    _band(axes, arrays["generations"], values[name][:, i], style, label)
+                axes.set_title(f"{STATISTICS[name]}, t = {t}", fontsize=8)
+        panels[0].legend(fontsize=7)
+    for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("generation (-1: initial)", fontsize=8)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _band(axes, generations, values, style, label):
+    colour, marker = style
+    low, high = np.quantile(values, [0.1, 0.9], axis=1)
+    axes.fill_between(generations, low, high, color=colour, alpha=0.15, lw=0)
+    axes.plot(generations, values.mean(axis=1), color=colour, marker=marker, ms=4, label=label)
+
+
+def onsets(loops, controls, calibration, primary):
+    """All streams over the generations. Calibrated: z-scores against the controls, whose own
+    generations are grey, and a ring at the first alarm. Otherwise: change since generation 0 in
+    units of its standard error over anchors, or of the stream's own spread, and no alarms."""
+    groups = {}
+    for name in loops[0].names:
+        groups.setdefault(name.split()[0], []).append(name)
+    title = "z-scores against control loops; ring: first alarm"
+    if calibration is None:
+        title = "UNCALIBRATED (no control loops): change since generation 0"
+    figure, panels = _panels(len(groups), title, rows=3, height=2.5, width=3.3)
+    for axes, (kind, names) in zip(panels, groups.items(), strict=False):
+        for style, name in zip(STYLES, names, strict=False):
+            _stream(axes, loops, controls, calibration, name, style)
+        mark = " (primary: " + primary.split()[1] + ")" if primary in names else ""
+        label = STATISTICS.get(kind, kind.replace("_", " "))
+        logarithmic = "log " if kind in ("fid", "denoising_loss") else ""
+        axes.set_title(logarithmic + label + mark, fontsize=8)
+        axes.axhline(0, color="black", lw=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if calibration is not None:
+            axes.set_yscale("symlog", linthresh=3)
+        if len(names) > 1:
+            axes.legend(fontsize=6)
+        axes.set_xlabel("generation", fontsize=8)
+        axes.grid(alpha=0.3)
+    for axes in panels[len(groups) :]:
+        axes.set_axis_off()
+    figure.supylabel("change since generation 0" if calibration is None else "z-score")
+    return figure
+
+
+def _stream(axes, loops, controls, calibration, name, style):
+    """One stream of every loop, and of every control loop, in its panel."""
+    (colour, marker), column = style, loops[0].names.index(name)
+    label = name.split()[1] if " " in name else None
+    for loop in loops:
+        generations, values = loop.generations, loop.of(name)
+        if calibration is None:
+            values = values - values[0]
+            if name in loop.per_anchor:
+                differences = loop.per_anchor[name] - loop.per_anchor[name][0]
+                error = 1.96 * differences.std(axis=1, ddof=1) / differences.shape[1] ** 0.5
+                axes.fill_between(
+                    generations, values - error, values + error, color=colour, alpha=0.15, lw=0
+                )
+        else:
+            values = calibration.z(loop.values)[:, column]
+            first = calibration.onsets(loop.values)[column]
+            if first is not None:
+                at = generations[first], values[first]
+                axes.plot(*at, marker="o", ms=11, mfc="none", mec=colour, mew=1.8)
+        axes.plot(generations, values, color=colour, marker=marker, ms=3.5, lw=1.2, label=label)
+        label = None
+    for control in controls:
+        z = calibration.z(control.values)[:, column]
+        axes.plot(control.generations, z, ".", color="0.6", ms=4, zorder=0)

@@ -1,0 +1,29 @@
+"""When did MADness become visible in the Jacobian spectrum, and when in FID?
+
+    python detect.py                                                        uncalibrated
+    python detect.py --controls .../control_seed0 .../control_seed1 ...     calibrated
+
+Each folder needs spectra_w{w}.npz (spectra.py) and metrics_w{w}.csv (main.py). Control loops, in
+which every generation trains on real data, are made by `python main.py --control True --seed 1`.
+Prints a table and writes onset_w{w}.json and onset_w{w}.png to the first run's folder.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import detection, settings
+
+runs = ["../FullSynthetic/DDPM-MNIST/data/diffusion_outputs10/"]  # folders of the loops to judge
+controls = []  # folders of control loops of the same recipe; two or more calibrate the verdict
+w = 0  # guidance weight of the loops
+
+# What is claimed, chosen before looking; every other stream is exploratory
+primary = "effective_rank"  # statistic of the spectrum
+primary_t = 100  # its timestep, of n_T = 500
+alpha = 0.05  # the fraction of control loops that may alarm, over all streams together
+seed = 0  # of the threshold's simulation and the bootstrap
+
+if __name__ == "__main__":
+    detection.main(settings.from_script(globals()))
