@@ -81,7 +81,7 @@ def checkpoints(folder, w):
 
 
 def main(constants):
-    """What jacobian/spectra.py runs: measures every checkpoint of run_dir, writes spectra_w{w}.npz."""
+    """What jacobian/spectra.py runs: spectra_w{w}.npz of every checkpoint of run_dir."""
     with one_line():
         paths = checkpoints(constants.run_dir, constants.w)
         if constants.generations:

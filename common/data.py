@@ -92,15 +92,22 @@ def balanced_order(labels, generator):
     return torch.from_numpy(np.stack([c[:shortest] for c in classes], axis=1).reshape(-1))
 
 
+def balanced_slice(order, start, n):
+    """n indices of a `balanced_order` from position start; UserError when it is too short."""
+    if start + n > len(order):
+        raise UserError(
+            f"the real data cannot last: {start + n} images are needed, but there are "
+            f"{len(order)} in equal classes"
+        )
+    return order[start : start + n]
+
+
 def balanced_sample(data, n, generator):
-    """n different images of LabelledImages, as many of each class; all of them when n is their
-    number. UserError when there are not that many."""
-    if n == len(data.labels):
+    """n different images of LabelledImages, as many of each class; all when n is not below their
+    number. UserError when there are not that many in equal classes."""
+    if n >= len(data.labels):
         return data
-    order = balanced_order(data.labels, generator)
-    if n > len(order):
-        raise UserError(f"{n} real images are wanted, but there are {len(order)} in equal classes")
-    return data.subset(order[:n])
+    return data.subset(balanced_slice(balanced_order(data.labels, generator), 0, n))
 
 
 def batches(data, batch_size, generator):

@@ -74,6 +74,12 @@ def mainall(training_set, constants):
     """The loop over generations for every guidance weight in Wall, one after the other."""
     with one_line():
         _loops(training_set, constants, constants.Wall)
+        paths = constants.save_dir.glob("metrics_w*.csv")  # those of other calls of mainall.py too
+        weights = sorted(float(path.stem.removeprefix("metrics_w")) for path in paths)
+        rows = {w: Run(constants.save_dir, w).metrics() for w in weights}
+        path = constants.save_dir / "weights.png"
+        storage.save_figure(plots.over_weights(rows, _scenario(constants)), path)
+        print(f"all weights together: {path}")
 
 
 def _loops(training_set, constants, weights):
@@ -91,14 +97,32 @@ def _loops(training_set, constants, weights):
         folder = folder / f"control_seed{constants.seed}"
         names = [path.name for w in weights for path in _inputs(Run(constants.save_dir, w))]
         _share(names, constants.save_dir, folder)
-    if constants.N_next < constants.batch_size:
+    if _n_next(constants) < constants.batch_size:
         print(
-            f"note: N_next = {constants.N_next} is less than one batch ({constants.batch_size}); "
-            "the published setting is N_next = 60000, n_epoch = 40"
+            f"note: {_n_next(constants)} images for the next generation are less than one batch "
+            f"({constants.batch_size}); the published setting is N_next = 60000, n_epoch = 40"
         )
     real = load_real(constants.dataset)
+    _check_real_data(training_set, real, scenario, constants)
     for w in weights:
         Loop(Run(folder, w), scenario, training_set, real, constants)()
+
+
+def _check_real_data(training_set, real, scenario, constants):
+    """UserError, before any work, when the real images do not last to the last generation, or when
+    those of the initial model could come back as fresh ones."""
+    last = constants.generation_number - 1
+    none = real.subset(slice(0))
+    training_set(last, real, lambda generation: none, constants, Seeds(constants.seed, scenario))
+    record = constants.save_dir / "run_initial.json"
+    if hasattr(constants, "N_initial") and record.exists():
+        made = storage.load_json(record)["constants"]
+        if (made["seed"], made["N_real"]) != (constants.seed, constants.N_initial):
+            raise UserError(
+                f"initialmain.py ran with seed = {made['seed']} and N_real = {made['N_real']}: "
+                "give main.py the same seed, and N_initial = that N_real, or real images of the "
+                "initial model would come back as fresh ones"
+            )
 
 
 class Loop:
@@ -151,8 +175,8 @@ class Loop:
         if _done(images, _partial(images)):
             return
         with self._stage("sample", generation):
-            seeds, w = self._seeds(generation), self.run.w
-            _sample(self.run, generation, self.constants.N_next, self.constants, w, seeds)
+            seeds, w, n = self._seeds(generation), self.run.w, _n_next(self.constants)
+            _sample(self.run, generation, n, self.constants, w, seeds)
 
     def sample_evaluation(self, generation):
         """Samples this generation's images for the metrics, at guidance 0, and its strip."""
@@ -325,6 +349,11 @@ def _feature_network(run_, constants, real, seeds):
     storage.save(network.state_dict(), run_.prmodel)
     percent = 100 * accuracy(network, load_real(constants.dataset, train=False))
     print(f"prmodel.pth classifies {percent:.2f} % of the test images correctly")
+
+
+def _n_next(constants):
+    """How many images a generation's model samples for the next."""
+    return constants.N_next if hasattr(constants, "N_next") else constants.N_with_w
 
 
 def _done(path, leftover):

@@ -85,7 +85,7 @@ def fid(rows, title):
 def draw_fid(axes, rows, title):
     axes.plot(*_series(rows, "fid"), color=BLUE, marker="o")
     axes.set(title=title, ylabel="FID (84 LeNet features)", ylim=(0, None))
-    _generation_axis(axes, rows)
+    generation_axis(axes, rows)
 
 
 def prdc(rows, title):
@@ -100,7 +100,22 @@ def draw_prdc(axes, rows, title):
         axes.plot(*_series(rows, name), color=colour, marker=marker, label=name)
     axes.set(title=title, ylabel="PRDC (k = 5)", ylim=(0, None))
     axes.legend(ncols=2)
-    _generation_axis(axes, rows)
+    generation_axis(axes, rows)
+
+
+def over_weights(runs, title):
+    """FID and PRDC over the generations, a line per guidance weight: {w: rows of its metrics}."""
+    figure = Figure(figsize=(15, 3.4), layout="constrained")
+    figure.suptitle(title)
+    styles = [(colour, marker) for marker in "os^Dv" for colour in (BLUE, ORANGE, GREEN, PURPLE)]
+    for axes, name in zip(figure.subplots(1, 5), ("fid", *PRDC_STYLES), strict=True):
+        for (colour, marker), (w, rows) in zip(styles, runs.items(), strict=False):
+            axes.plot(*_series(rows, name), color=colour, marker=marker, ms=4, label=f"w = {w:g}")
+        axes.set(title="FID" if name == "fid" else name, ylim=(0, None))
+        generation_axis(axes, max(runs.values(), key=len))
+        axes.set_xlabel("generation")
+        axes.legend(fontsize=8)
+    return figure
 
 
 def losses(curves, title):
@@ -127,7 +142,7 @@ def _series(rows, name):
     return [row["generation"] for row in rows], [row[name] for row in rows]
 
 
-def _generation_axis(axes, rows):
+def generation_axis(axes, rows):
     generations = [row["generation"] for row in rows]
     axes.set_xlabel(
         "generation (initial: trained on real data)" if INITIAL in generations else "generation"

@@ -33,6 +33,10 @@ class Seeds:
         )
         return np.random.SeedSequence(self.seed, spawn_key=key)
 
+    def of_run(self):
+        """The source shared by all generations and weights of a scenario."""
+        return dataclasses.replace(self, w=0, generation=INITIAL)
+
     def number(self, stage, index=0):
         """64 random bits, for what takes an integer seed."""
         return int(self.sequence(stage, index).generate_state(1, np.uint64)[0])

@@ -239,7 +239,7 @@ def test_too_small_a_training_set_is_pointed_out_with_the_published_setting(
     main(folder, N_next=10, generation_number=1)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
     assert lines == [
-        "note: N_next = 10 is less than one batch (32); "
+        "note: 10 images for the next generation are less than one batch (32); "
         "the published setting is N_next = 60000, n_epoch = 40"
     ]
 
@@ -259,12 +259,12 @@ def test_init_from_previous_continues_the_weights(initial, finished, tmp_path):
 def test_every_generation_trains_on_the_samples_of_the_one_before(finished):
     real, files = load_real("digits"), Run(finished, 0)
     training_set = training_set_of(FOLDER)
-    constants = type("Constants", (), {"control": False})
+    constants = type("Constants", (), {"control": False, "N_real": 60000})
 
     def synthetic(generation):
         return run.load_images(files.samples(generation))
 
-    assert training_set(INITIAL, real, None, constants, None) is real
+    assert training_set(INITIAL, real, None, constants, Seeds(0, "tests")) is real
     for generation in (0, 1):
         data = training_set(generation, real, synthetic, constants, None)
         assert torch.equal(data.images, synthetic(generation - 1).images)
@@ -289,8 +289,8 @@ def test_a_control_loop_trains_on_real_images_in_a_folder_of_its_own(initial, tm
         assert all(image.numpy().tobytes() in keys for image in data.images)
         chosen.append(data.images)
     assert not torch.equal(*chosen)
-    constants.N_next = 1600
-    with pytest.raises(UserError, match=r"1600 real images are wanted, but there are 14\d0"):
+    constants.N_next = 1495
+    with pytest.raises(UserError, match=r"1495 images are needed, but there are 14\d0"):
         training_set_of(FOLDER)(0, real, None, constants, Seeds(0, "x"))
 
 

@@ -53,7 +53,7 @@ def test_mainall_runs_every_weight_as_if_it_were_alone(initial, tmp_path):
     assert {name: ours[name] for name in of_this_weight} == {
         name: theirs[name] for name in of_this_weight
     }
-    assert "model_0_w0.pth" in ours
+    assert "model_0_w0.pth" in ours and "weights.png" in ours
 
 
 def test_mainall_reports_missing_initial_data_before_any_training(initial, tmp_path):

@@ -23,6 +23,7 @@ max_c = 500  # images sampled at a time; fewer need less memory
 
 # Training on real data
 dataset = "mnist"  # "mnist", or "digits" (small, built in)
+N_real = 60000  # real images of the initial model; all where there are fewer
 n_epoch = 40  # passes over the training set
 batch_size = 128  # images per training step
 lrate = 1e-4  # learning rate at the start; falls linearly to 0

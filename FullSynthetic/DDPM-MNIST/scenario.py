@@ -7,11 +7,11 @@ from common.seeds import INITIAL
 def training_set(generation, real, synthetic, constants, seeds):
     """The LabelledImages that a generation's model trains on.
 
-    real: the real training data; synthetic(g): the samples of generation g's model. The initial
-    model trains on the real data. In a control loop every generation does, on N_next fresh draws.
+    real: all real training images; synthetic(g): the samples of generation g's model. The initial
+    model trains on N_real real images. In a control loop every generation does, on N_next of them.
     """
     if generation == INITIAL:
-        return real
+        return balanced_sample(real, constants.N_real, seeds.numpy_generator("real"))
     if constants.control:
         return balanced_sample(real, constants.N_next, seeds.numpy_generator("control"))
     return synthetic(generation - 1)

@@ -1,0 +1,45 @@
+"""Fresh data loop, first step: train on real data and generate the initial synthetic data.
+
+    python initialmain.py   the published setting
+    python initialmain.py --dataset digits --n_feat 16 --n_epoch 20 --N_real 500   a CPU trial
+
+Writes to every folder in save_dirs: model_initial.pth, the feature network prmodel.pth,
+gen_data_with_w_initial_w{w} and gen_index_with_w_initial_w{w} for each w in Wall, and
+run_initial.json. What is there already is kept.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from common import loop, settings
+from scenario import training_set
+
+# What is generated
+N_with_w = 5000  # synthetic images for generation 0
+Wall = [0]  # guidance weights, initial data for each
+max_c = 500  # images sampled at a time; fewer need less memory
+
+# Training on real data
+dataset = "mnist"  # "mnist", or "digits" (small, built in)
+N_real = 5000  # real images of the initial model, never used as fresh ones
+n_epoch = 1000  # passes over the training set
+batch_size = 128  # images per training step
+lrate = 1e-4  # learning rate at the start; falls linearly to 0
+
+# The model
+n_T = 500  # denoising steps
+beta1 = 1e-4  # noise variance at the first step
+beta2 = 0.02  # noise variance at the last step; 10 / n_T suits other n_T
+n_feat = 128  # feature maps of ContextUnet, a multiple of 8
+n_classes = 10  # classes of digits
+
+# The run
+seed = 0  # every random number follows from it
+deterministic = False  # True: bit-identical repeats on CUDA too, slower
+save_every = 120  # seconds between saved states, at ends of epochs and of batches of samples
+save_dirs = ["./data/w0resam/"]  # outputs, in each of these folders
+
+if __name__ == "__main__":
+    loop.initialmain(training_set, settings.from_script(globals()))

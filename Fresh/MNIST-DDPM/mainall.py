@@ -1,0 +1,48 @@
+"""Fresh data loops, one for every guidance weight in Wall.
+
+    python initialmain.py --Wall 0 0.25 0.5 1 && python mainall.py
+    python mainall.py --Wall 1                                    one of the loops only
+
+Writes to save_dir what main.py writes, for each w in its own files.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from common import loop, settings
+from scenario import training_set
+
+# The loop
+Wall = [0, 0.25, 0.5, 1]  # guidance weights, a loop for each
+generation_number = 20  # generations, 0 to 19
+N_with_w = 5000  # synthetic images in each training set
+N_real = 1000  # real images in each training set
+N_initial = 5000  # real images of the initial model, N_real of initialmain.py
+resample_real = True  # False: the same N_real real images in every generation
+N_eval = 10000  # images sampled for FID, PRDC and t-SNE
+max_c = 2500  # images sampled at a time; fewer need less memory
+
+# Training each generation
+dataset = "mnist"  # the real data, as in initialmain.py
+init_from = "scratch"  # "scratch" (MAD paper), or "previous": go on from the previous model
+n_epoch = 1000  # passes over the training set
+batch_size = 128  # images per training step
+lrate = 1e-4  # learning rate at the start; falls linearly to 0
+
+# The model
+n_T = 500  # denoising steps
+beta1 = 1e-4  # noise variance at the first step
+beta2 = 0.02  # noise variance at the last step; 10 / n_T suits other n_T
+n_feat = 128  # feature maps of ContextUnet, a multiple of 8
+n_classes = 10  # classes of digits
+
+# The run
+seed = 0  # every random number follows from it
+deterministic = False  # True: bit-identical repeats on CUDA too, slower
+save_every = 120  # seconds between saved states, at ends of epochs and of batches of samples
+save_dir = "./data/w0resam/"  # inputs from initialmain.py, and all outputs
+
+if __name__ == "__main__":
+    loop.mainall(training_set, settings.from_script(globals()))

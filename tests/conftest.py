@@ -1,0 +1,30 @@
+"""What tests need that not every machine has: real MNIST, and a CUDA GPU."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+MNIST_FILES = [
+    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+]
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture
+def mnist_root():
+    """The folder (Path) whose MNIST/raw holds real MNIST; without it the test is skipped."""
+    if not os.environ.get("MNIST_ROOT"):
+        pytest.skip("needs real MNIST: the environment variable MNIST_ROOT is not set")
+    root = Path(os.environ["MNIST_ROOT"])
+    missing = [name for name in MNIST_FILES if not (root / "MNIST" / "raw" / name).exists()]
+    if missing:
+        pytest.skip(f"needs real MNIST: MNIST_ROOT lacks MNIST/raw/{missing[0]}")
+    return root

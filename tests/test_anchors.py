@@ -1,0 +1,170 @@
+"""jacobian/spectra.py: the same anchors for every generation and run, and a file that continues."""
+
+import hashlib
+import re
+
+import numpy as np
+import pytest
+import torch
+from tiny import ROOT, constants_of, run_script
+
+from common import anchors, spectrum, storage
+from common.data import load_real
+from common.ddpm import DDPM
+from common.run import Run, load_ddpm
+from common.seeds import INITIAL, Seeds
+from common.unet import ContextUnet
+
+SCRIPT = ROOT / "jacobian" / "spectra.py"
+OPTIONS = {"dataset": "digits", "n_anchors": 10, "timesteps": [100, 400]}
+
+
+def model(seed, n_T=20):
+    """An untrained DDPM with running statistics as after training."""
+    ddpm = Seeds(seed, "tests").initialised(lambda: DDPM(ContextUnet(1, 8), (1e-4, 0.5), n_T))
+    generator = torch.Generator().manual_seed(seed)
+    for module in ddpm.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.3, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+    return ddpm
+
+
+def a_run(folder, generations=(INITIAL, 0, 1)):
+    for generation in generations:
+        storage.save(model(generation + 1).state_dict(), Run(folder, 0).model(generation))
+    return folder
+
+
+def measure(folder, **changes):
+    anchors.main(constants_of(SCRIPT, **{**OPTIONS, "run_dir": folder, **changes}))
+    return anchors.load(folder / "spectra_w0.npz")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = a_run(tmp_path_factory.mktemp("run"))
+    return folder, measure(folder)
+
+
+def test_the_file_holds_what_it_promises(measured):
+    folder, arrays = measured
+    assert arrays["eigenvalues"].shape == (3, 2, 10, 784)
+    assert arrays["eigenvalues"].dtype == np.float64
+    assert arrays["trace"].shape == arrays["asymmetry"].shape == (3, 2, 10)
+    assert arrays["leading_vectors"].shape == (3, 2, 10, 3, 784)
+    assert arrays["denoising_loss"].shape == (3, 2)
+    assert arrays["generations"].tolist() == [INITIAL, 0, 1]
+    assert arrays["t"].tolist() == [4, 16]  # 100 and 400 of 500, at n_T = 20
+    assert arrays["checkpoint_names"].tolist() == [
+        "model_initial.pth",
+        "model_0_w0.pth",
+        "model_1_w0.pth",
+    ]
+    for name, sha in zip(arrays["checkpoint_names"], arrays["checkpoint_sha256"], strict=True):
+        assert sha == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    schedule = np.cumprod(1 - np.linspace(1e-4, 0.5, 21))
+    np.testing.assert_allclose(arrays["alphabar"], schedule[[4, 16]], rtol=1e-5)
+    np.testing.assert_allclose(arrays["sigma"], np.sqrt(1 - schedule[[4, 16]]), rtol=1e-5)
+
+
+def test_anchors_are_noised_test_images_of_every_class_with_their_own_labels(measured):
+    """The spectrum computed here from scratch: test image, its label, its noise, its time."""
+    folder, arrays = measured
+    test = load_real("digits", train=False)
+    assert sorted(arrays["anchor_labels"].tolist()) == list(range(10))
+    chosen = anchors.select("digits", 0, 10)
+    for a in (0, 7):
+        i = int(arrays["anchor_index"][a])
+        assert arrays["anchor_labels"][a] == test.labels[i]
+        ddpm = load_ddpm(folder / "model_1_w0.pth").double()
+        t = 16
+        eps = chosen.noise(t)[a].double()
+        x_0 = test.images[i].double() / 255
+        x_t = arrays["alphabar"][1] ** 0.5 * x_0 + arrays["sigma"][1] * eps  # not clean: t > 0
+        c, t_ = test.labels[i : i + 1], torch.tensor([t])
+        J = torch.autograd.functional.jacobian(lambda x: ddpm.eps(x, t_, c), x_t[None])  # noqa: B023
+        values = torch.linalg.svdvals(J.reshape(784, 784)).square().numpy()
+        stored = arrays["eigenvalues"][2, 1, a]
+        np.testing.assert_allclose(stored, values, rtol=1e-3, atol=1e-6 * values[0])
+        assert arrays["trace"][2, 1, a] == pytest.approx(
+            float(J.reshape(784, 784).trace()), rel=1e-3, abs=1e-4
+        )
+
+
+def test_noise_depends_on_image_and_time_and_on_nothing_else():
+    few, many = anchors.select("digits", 0, 10), anchors.select("digits", 0, 20)
+    assert torch.equal(few.index, many.index[:10])
+    assert torch.equal(few.noise(5), many.noise(5)[:10])
+    assert not torch.equal(few.noise(5), few.noise(6))
+    assert not torch.equal(few.noise(5)[0], few.noise(5)[1])
+    other = anchors.select("digits", 1, 10)
+    assert not torch.equal(few.index, other.index)
+    held_out = anchors.select("digits", 0, 200, skip=10)
+    assert not set(held_out.index.tolist()) & set(few.index.tolist())
+
+
+def test_stopping_and_continuing_gives_the_same_file(measured, tmp_path, monkeypatch):
+    folder, _ = measured
+    stopped = a_run(tmp_path)
+    original, calls = spectrum.jacobian, []
+
+    def stops_in_the_second_generation(*arguments):
+        calls.append(1)
+        if len(calls) == 25:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(spectrum, "jacobian", stops_in_the_second_generation)
+    with pytest.raises(SystemExit):
+        measure(stopped)
+    assert anchors.load(stopped / "spectra_w0.npz")["generations"].tolist() == [INITIAL]
+    measure(stopped)
+    assert len(calls) == 25 + 40  # the first generation's 20 Jacobians were not repeated
+    assert storage.sha256(stopped / "spectra_w0.npz") == storage.sha256(folder / "spectra_w0.npz")
+
+
+def test_results_do_not_depend_on_other_generations(measured, tmp_path):
+    _, arrays = measured
+    alone = measure(a_run(tmp_path, [1]))
+    for name in anchors.PER_GENERATION:
+        np.testing.assert_array_equal(alone[name][0], arrays[name][2])
+
+
+def test_a_changed_checkpoint_is_measured_again_and_the_others_are_not(measured, tmp_path, capsys):
+    folder = a_run(tmp_path, [0, 1])
+    before = measure(folder)
+    storage.save(model(9).state_dict(), folder / "model_1_w0.pth")
+    after = measure(folder)
+    assert "1 of 2 checkpoints measured" in capsys.readouterr().out
+    np.testing.assert_array_equal(before["eigenvalues"][0], after["eigenvalues"][0])
+    assert not np.allclose(before["eigenvalues"][1], after["eigenvalues"][1])
+
+
+def test_other_anchors_in_the_same_file_are_refused(measured):
+    folder, _ = measured
+    with pytest.raises(SystemExit, match=r"spectra_w0.npz has other anchor_index"):
+        measure(folder, seed=1)
+
+
+def test_a_folder_made_by_other_code_is_enough(tmp_path):
+    """Checkpoints alone, of another n_feat and n_T, without records; read from their shapes."""
+    ddpm = DDPM(ContextUnet(1, 16), (1e-4, 0.02), 500)
+    torch.save(ddpm.state_dict(), tmp_path / "model_0_w0.25.pth")
+    done = run_script(
+        SCRIPT, run_dir=tmp_path, w=0.25, dataset="digits", n_anchors=10, timesteps=[250]
+    )
+    assert done.returncode == 0, done.stderr
+    assert anchors.load(tmp_path / "spectra_w0.25.npz")["t"].tolist() == [250]
+
+
+def test_timesteps_are_scaled_and_may_not_fall_together():
+    assert anchors.scaled([50, 100, 250, 400], 500) == [50, 100, 250, 400]
+    assert anchors.scaled([50, 100, 250, 400], 50) == [5, 10, 25, 40]
+    with pytest.raises(anchors.UserError, match="fall together"):
+        anchors.scaled([50, 51], 100)
+
+
+def test_missing_checkpoints_are_named(tmp_path):
+    with pytest.raises(SystemExit, match=re.escape(f"no model_0_w0.pth in {tmp_path}")):
+        measure(tmp_path)

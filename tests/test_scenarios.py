@@ -1,0 +1,163 @@
+"""What each generation trains on, for each scenario and variant; and that the scripts run."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny import ROOT, TINY_INITIAL, TINY_MAIN, copied, hashes, initialmain, main, run_script
+from tiny import training_set_of as training_set_in
+
+from common.data import LabelledImages
+from common.errors import UserError
+from common.seeds import INITIAL, Seeds
+
+FRESH = ROOT / "Fresh" / "MNIST-DDPM"
+AUGMENTED = ROOT / "AugmentedSynthetic" / "DDPM-MNIST"
+
+
+def numbered(n=400):
+    """Real data in which image i carries its own number in its first two pixels; 10 classes."""
+    images = torch.zeros(n, 1, 28, 28, dtype=torch.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = torch.arange(n) // 256, torch.arange(n) % 256
+    return LabelledImages(images, (torch.arange(n) * 7 + 3) % 10)
+
+
+def numbers(data):
+    """The numbers of `numbered` images."""
+    return (data.images[:, 0, 0, 0].int() * 256 + data.images[:, 0, 0, 1]).tolist()
+
+
+def synthetic(generation):
+    """Samples of which every pixel is 200 + generation."""
+    images = torch.full((60, 1, 28, 28), 200 + generation, dtype=torch.uint8)
+    return LabelledImages(images, torch.arange(60) % 10)
+
+
+def training_set(folder, generation, real, seed=0, w=0, **constants):
+    seeds = Seeds(seed, folder.parent.name, w, generation)
+    return training_set_in(folder)(generation, real, synthetic, SimpleNamespace(**constants), seeds)
+
+
+def split(data):
+    """(real part, generations the synthetic part comes from)."""
+    is_synthetic = data.images[:, 0, 5, 5] >= 199
+    origins = (data.images[is_synthetic][:, 0, 5, 5].int() - 200).tolist()
+    return data.subset(~is_synthetic), origins
+
+
+def balanced(labels):
+    return torch.bincount(labels, minlength=10).unique().numel() == 1
+
+
+def test_fresh_images_are_new_balanced_and_aligned_in_every_generation():
+    real, constants = numbered(), {"N_with_w": 50, "N_real": 20, "N_initial": 100}
+    initial = training_set(FRESH, INITIAL, real, N_real=100)
+    assert len(initial.labels) == 100 and balanced(initial.labels)
+    used = set(numbers(initial))
+    assert len(used) == 100
+    for generation in range(15):
+        data = training_set(FRESH, generation, real, resample_real=True, **constants)
+        fresh, origins = split(data)
+        assert origins == [generation - 1] * 50
+        assert torch.equal(data.labels[:50], torch.arange(50) % 10)
+        assert len(fresh.labels) == 20 and balanced(fresh.labels)
+        assert fresh.labels.tolist() == [int(real.labels[i]) for i in numbers(fresh)]
+        assert not used & set(numbers(fresh))  # never used before, by the initial model either
+        used |= set(numbers(fresh))
+    assert len(used) == 400
+
+
+def test_fresh_images_do_not_depend_on_the_weight_but_on_the_seed():
+    real, constants = numbered(), {"N_with_w": 50, "N_real": 20, "N_initial": 100}
+    chosen = [
+        numbers(split(training_set(FRESH, 2, real, seed, w, resample_real=True, **constants))[0])
+        for seed, w in ((0, 0), (0, 1.5), (1, 0))
+    ]
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_the_fixed_real_control_keeps_the_same_images():
+    real, constants = numbered(), {"N_with_w": 50, "N_real": 20, "N_initial": 100}
+    chosen = [
+        numbers(split(training_set(FRESH, g, real, resample_real=False, **constants))[0])
+        for g in (0, 1, 9)
+    ]
+    assert chosen[0] == chosen[1] == chosen[2]
+    assert not set(chosen[0]) & set(numbers(training_set(FRESH, INITIAL, real, N_real=100)))
+
+
+def test_fresh_data_that_cannot_last_is_an_error_with_both_numbers():
+    with pytest.raises(UserError, match="420 images are needed, but there are 400"):
+        training_set(
+            FRESH, 15, numbered(), N_with_w=50, N_real=20, N_initial=100, resample_real=True
+        )
+
+
+@pytest.mark.parametrize(("accumulate", "origins"), [(False, [2]), (True, [-1, 0, 1, 2])])
+def test_augmented_sets_are_all_real_data_and_samples(accumulate, origins):
+    real = numbered()
+    data = training_set(AUGMENTED, 3, real, N_real=60000, N_with_w=50, accumulate=accumulate)
+    kept, found = split(data)
+    assert numbers(kept) == list(range(400)) and torch.equal(kept.labels, real.labels)
+    assert found == [g for g in origins for _ in range(50)]
+    assert torch.equal(data.labels[400:450], torch.arange(50) % 10)
+    assert training_set(AUGMENTED, INITIAL, real, N_real=60000) is real
+
+
+def test_augmented_real_images_are_the_same_in_every_generation():
+    real, constants = numbered(), {"N_real": 100, "N_with_w": 50, "accumulate": False}
+    sets = [split(training_set(AUGMENTED, g, real, **constants))[0] for g in (0, 4)]
+    assert numbers(sets[0]) == numbers(sets[1]) and balanced(sets[0].labels)
+    assert numbers(sets[0]) == numbers(training_set(AUGMENTED, INITIAL, real, N_real=100))
+
+
+MAIN = {name: value for name, value in TINY_MAIN.items() if name != "N_next"}
+SCALE = {
+    FRESH: ({"N_real": 100}, {"N_with_w": 50, "N_real": 20, "N_initial": 100}),
+    AUGMENTED: ({"N_real": 100}, {"N_with_w": 50, "N_real": 100}),
+}
+
+
+@pytest.mark.parametrize("folder", [FRESH, AUGMENTED], ids=["Fresh", "AugmentedSynthetic"])
+def test_the_scripts_run_as_users_run_them(folder, tmp_path):
+    first, then = SCALE[folder]
+    run = tmp_path / "run"
+    run.mkdir()
+    initialmain(run, folder, **first, Wall=[0])  # leaves prmodel.pth, quicker than the script's
+    done = run_script(
+        folder / "initialmain.py", **{**TINY_INITIAL, **first}, Wall=[0, 0.5], save_dirs=run
+    )
+    assert done.returncode == 0, done.stderr
+    done = run_script(folder / "main.py", **{**MAIN, **then}, save_dir=run)
+    assert done.returncode == 0, done.stderr
+    done = run_script(
+        folder / "mainall.py", **{**MAIN, **then, "generation_number": 1}, Wall=0.5, save_dir=run
+    )
+    assert done.returncode == 0, done.stderr
+    names = hashes(run).keys()
+    assert {"model_1_w0.pth", "fid_w0.png", "model_0_w0.5.pth", "metrics_w0.5.csv"} <= names
+
+
+def test_fresh_refuses_to_start_when_the_real_data_cannot_last(tmp_path):
+    initialmain(tmp_path, FRESH, N_real=100)
+    before = hashes(tmp_path)
+    constants = {**SCALE[FRESH][1], "generation_number": 100}
+    with pytest.raises(SystemExit, match=r"2100 images are needed, but there are 14\d0"):
+        main(tmp_path, FRESH, **constants)
+    for change in ({"seed": 1}, {"N_initial": 90}):
+        with pytest.raises(SystemExit, match="would come back as fresh ones"):
+            main(tmp_path, FRESH, **{**SCALE[FRESH][1], **change})
+    assert hashes(tmp_path) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", [FRESH, AUGMENTED], ids=["Fresh", "AugmentedSynthetic"])
+def test_a_stopped_loop_continues_bit_for_bit(folder, tmp_path, monkeypatch):
+    first, then = SCALE[folder]
+    initialmain(tmp_path / "whole", folder, **first)
+    stopped = copied(tmp_path / "whole", tmp_path / "stopped")
+    main(tmp_path / "whole", folder, **then)
+    main(stopped, folder, **{**then, "generation_number": 1})
+    torch.rand(3)
+    main(stopped, folder, **then)
+    assert hashes(stopped) == hashes(tmp_path / "whole")
