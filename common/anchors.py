@@ -117,7 +117,12 @@ def measure(paths, path, constants):
         for i, generation in enumerate(kept.get("generations", []))
     }
     new = [g for g in paths if g not in rows or str(rows[g]["checkpoint_sha256"]) != hashes[g]]
-    bar = tqdm(total=len(new) * len(times) * len(anchors.index), desc="spectra", unit="Jacobian")
+    bar = tqdm(
+        total=len(new) * len(times) * len(anchors.index),
+        desc="spectra",
+        unit="Jacobian",
+        disable=None,
+    )
     for generation in new:
         ddpm = run.load_ddpm(paths[generation])
         if ddpm.n_T != n_T:

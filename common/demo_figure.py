@@ -7,7 +7,7 @@ from common import anchors, plots, storage
 from common.run import Run
 from common.spectrum import STATISTICS
 
-PRIMARY = "effective_rank"
+PRIMARY = "posterior_variance"
 
 
 def save(folder, w=0):
@@ -23,7 +23,7 @@ def save(folder, w=0):
     plots.draw_prdc(panels[0, 2], rows, "quality and diversity")
     _draw_singular_values(panels[1, 0], arrays)
     _draw_statistic(panels[1, 1], arrays, PRIMARY)
-    _draw_statistic(panels[1, 2], arrays, "posterior_variance")
+    _draw_statistic(panels[1, 2], arrays, "effective_rank")
     path = folder / "summary.png"
     storage.save_figure(figure, path)
     return path

@@ -98,8 +98,9 @@ def prdc(rows, title):
 def draw_prdc(axes, rows, title):
     for name, (colour, marker) in PRDC_STYLES.items():
         axes.plot(*_series(rows, name), color=colour, marker=marker, label=name)
-    axes.set(title=title, ylabel="PRDC (k = 5)", ylim=(0, None))
-    axes.legend(ncols=2)
+    highest = max(row[name] for row in rows for name in PRDC_STYLES)
+    axes.set(title=title, ylabel="PRDC (k = 5)", ylim=(0, 1.3 * max(highest, 0.5)))
+    axes.legend(ncols=2, loc="upper right")
     generation_axis(axes, rows)
 
 

@@ -26,7 +26,7 @@ class Seeds:
         """The SeedSequence of one stage (a name) and index (an epoch, a block of images, ...)."""
         key = (
             zlib.crc32(self.scenario.encode()),
-            *struct.unpack("<2I", struct.pack("<d", self.w)),
+            *struct.unpack("<2I", struct.pack("<d", self.w + 0.0)),
             self.generation + 1,
             zlib.crc32(stage.encode()),
             index,

@@ -99,9 +99,9 @@ def vectors(arrays, title, n_anchors=10):
         rows = arrays["leading_vectors"][:, i, :n_anchors, 0].reshape(
             len(arrays["generations"]), -1, 28, 28
         )
+        rows = rows / np.abs(rows).max(axis=(2, 3), keepdims=True)  # each on its own scale
         canvas = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
-        limit = np.abs(canvas).max()
-        axes.imshow(canvas, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        axes.imshow(canvas, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
         axes.set(title=_time_title(arrays, i), xlabel="anchor's class")
         axes.set_xticks(
             14 + 28 * np.arange(rows.shape[1]), labels=arrays["anchor_labels"][: rows.shape[1]]

@@ -20,7 +20,7 @@ controls = []  # folders of control loops of the same recipe; two or more calibr
 w = 0  # guidance weight of the loops
 
 # What is claimed, chosen before looking; every other stream is exploratory
-primary = "effective_rank"  # statistic of the spectrum
+primary = "posterior_variance"  # statistic of the spectrum
 primary_t = 100  # its timestep, of n_T = 500
 alpha = 0.05  # the fraction of control loops that may alarm, over all streams together
 seed = 0  # of the threshold's simulation and the bootstrap

@@ -78,9 +78,10 @@ def detect(runs, controls=(), **changes):
 def test_a_lead_that_is_built_in_is_found(controls, tmp_path, capsys):
     runs = [a_loop(tmp_path / f"run{s}", 100 + s, shift_at=3, fid_at=6) for s in range(3)]
     result = detect(runs, controls)
-    assert result["calibrated"] and result["primary"] == "effective_rank t=10"
+    assert result["calibrated"] and result["primary"] == "posterior_variance t=10"
     for judged in result["runs"]:
-        assert judged["onsets"]["effective_rank t=10"] == 3
+        assert judged["onsets"]["posterior_variance t=10"] == 3
+        assert judged["onsets"]["effective_rank t=40"] == 3
         assert judged["onsets"]["fid"] == 6
         assert judged["onsets"]["recall"] is None
         assert judged["lead"] == {"value": 3, "censored": "none"}

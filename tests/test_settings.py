@@ -276,6 +276,7 @@ def test_every_constant_has_a_comment_and_a_rule_that_its_default_meets(path):
     for node in assigned:
         name = ast.unparse(node.targets[0])
         assert comments.get(node.end_lineno), f"{name} has no trailing comment"
+        assert name in settings.RULES, f"{name} has no rule"
         allows, text = settings.RULES[name]
         assert text and allows(ast.literal_eval(node.value)), name
 

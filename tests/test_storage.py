@@ -1,0 +1,251 @@
+"""Files: complete or absent, the same bytes for the same content, and harmless to read."""
+
+import csv
+import errno
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from common import storage
+from common.errors import UserError
+
+# Atomic files
+
+
+def leftovers(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_write_that_stops_midway_leaves_the_old_file_alone(tmp_path, error):
+    path = tmp_path / "file"
+    storage.save_text("old", path)
+    with pytest.raises(error), storage.atomic(path) as file:
+        file.write(b"ne")
+        raise error
+    assert path.read_text() == "old" and leftovers(tmp_path) == ["file"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "file"
+    storage.save_text("old", path)
+    with pytest.raises(UserError) as stopped, storage.atomic(path) as file:
+        file.write(b"ne")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert str(stopped.value) == f"cannot write {path}: No space left on device"
+    assert path.read_text() == "old" and leftovers(tmp_path) == ["file"]
+
+
+def test_the_file_is_not_there_before_it_is_whole(tmp_path):
+    path = tmp_path / "a" / "b" / "file"
+    with storage.atomic(path) as file:
+        file.write(b"whole")
+        assert not path.exists()
+    assert path.read_bytes() == b"whole" and leftovers(path.parent) == ["file"]
+
+
+def test_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
+    order, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda *a: (order.append("fsync"), fsync(*a)))
+    monkeypatch.setattr(os, "replace", lambda *a: (order.append("replace"), replace(*a)))
+    storage.save_text("text", tmp_path / "file")
+    assert order == ["fsync", "replace"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    """save_dir names a file."""
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(UserError, match="cannot write .*file.within: "):
+        storage.save_text("text", tmp_path / "file" / "within")
+
+
+# Tensors
+
+DTYPES = [
+    *(torch.uint8, torch.int64, torch.bool, torch.float16, torch.bfloat16),
+    *(torch.float32, torch.float64),
+]
+SHAPES = st.lists(st.integers(0, 4), max_size=4)
+
+
+@given(st.sampled_from(DTYPES), SHAPES, st.integers(0, 2**32))
+@settings(deadline=None, max_examples=60)
+def test_tensors_come_back_as_they_were(tmp_path_factory, dtype, shape, seed):
+    generator = torch.Generator().manual_seed(seed)
+    value = (torch.randn(shape, generator=generator) * 50).to(dtype)
+    path = tmp_path_factory.getbasetemp() / "tensor"
+    storage.save(value, path)
+    found = storage.load(path)
+    assert found.dtype == dtype and found.shape == value.shape and torch.equal(found, value)
+
+
+def test_state_dicts_and_nested_values_come_back(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    value = {
+        "model": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "losses": [0.5, 0.25],
+        "key": {"dataset": "abc"},
+    }
+    storage.save(value, tmp_path / "file")
+    found = storage.load(tmp_path / "file")
+    assert found["losses"] == [0.5, 0.25] and found["key"] == {"dataset": "abc"}
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(found["model"][key], tensor) and not found["model"][key].requires_grad
+    torch.optim.Adam(network.parameters()).load_state_dict(found["optimizer"])
+    step = found["optimizer"]["state"][0]["exp_avg"]
+    assert torch.equal(step, optimizer.state_dict()["state"][0]["exp_avg"])
+
+
+def test_the_same_content_is_the_same_bytes_under_any_name(tmp_path):
+    value = {"weight": torch.arange(12.0).reshape(3, 4), "n": torch.tensor(3)}
+    for name in ("model_0_w0.pth", "another"):
+        storage.save({key: tensor.clone() for key, tensor in value.items()}, tmp_path / name)
+    hashes = {storage.sha256(tmp_path / name) for name in ("model_0_w0.pth", "another")}
+    assert len(hashes) == 1
+    storage.save({**value, "n": torch.tensor(4)}, tmp_path / "another")
+    assert storage.sha256(tmp_path / "another") not in hashes
+
+
+def test_a_checkpoint_of_another_device_loads_on_this_one(tmp_path, monkeypatch):
+    """The file that a CUDA machine would write: its tensors are marked cuda:0."""
+    path, value = tmp_path / "model.pth", {"weight": torch.arange(6.0)}
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.serialization.location_tag", lambda storage: "cuda:0")
+        torch.save(value, path)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            torch.load(path, weights_only=True)
+    found = storage.load(path)
+    assert found["weight"].device.type == "cpu"
+    assert torch.equal(found["weight"], value["weight"])
+
+
+@pytest.mark.cuda
+def test_tensors_of_a_gpu_are_saved_as_tensors_of_the_cpu(tmp_path):
+    storage.save({"weight": torch.arange(6.0, device="cuda")}, tmp_path / "file")
+    found = torch.load(tmp_path / "file", weights_only=True)  # without map_location
+    assert found["weight"].device.type == "cpu"
+
+
+# Files that cannot be read
+
+
+def test_a_missing_file_says_what_makes_it(tmp_path):
+    with pytest.raises(UserError) as stopped:
+        storage.load(tmp_path / "gen_data_with_w_initial_w0")
+    assert str(stopped.value) == (
+        f"gen_data_with_w_initial_w0 is missing in {tmp_path}: run initialmain.py first"
+    )
+    with pytest.raises(UserError, match=r"run main.py first$"):
+        storage.load(tmp_path / "model_0_w0.pth", "main.py")
+
+
+class RunsCode:
+    """When unpickled without care, makes a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def pickled(value, path):
+    path.write_bytes(pickle.dumps(value, protocol=2))
+
+
+@pytest.mark.parametrize("write", [torch.save, pickled])
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, write):
+    path, trace = tmp_path / "file", tmp_path / "trace"
+    write({"weight": RunsCode(trace)}, path)
+    with pytest.raises(UserError, match=r"file cannot be read as tensors \(UnpicklingError\)"):
+        storage.load(path)
+    assert not trace.exists()
+
+
+def test_a_file_cut_short_anywhere_is_one_line(tmp_path):
+    whole, path = tmp_path / "whole", tmp_path / "model.pth"
+    storage.save({"weight": torch.arange(10.0), "bias": torch.ones(2)}, whole)
+    content = whole.read_bytes()
+    for length in range(0, len(content), 29):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError) as stopped:
+            storage.load(path)
+        said = str(stopped.value)
+        assert said.startswith(f"{path} cannot be read as tensors (") and "\n" not in said
+        assert said.endswith("): move it away and run initialmain.py again")
+
+
+@given(st.binary(max_size=200))
+@settings(deadline=None, max_examples=100)
+def test_a_file_of_anything_else_is_one_line(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "anything"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as tensors"):
+        storage.load(path)
+
+
+# Text, tables and figures
+
+NUMBERS = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False))
+
+
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=9))
+@settings(deadline=None, max_examples=60)
+def test_tables_keep_every_digit(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "metrics.csv"
+    storage.save_rows([{"generation": a, "fid": b} for a, b in rows], path)
+    found = storage.load_rows(path)
+    assert [list(row) for row in found] == [["generation", "fid"]] * len(rows)
+    assert [(float(row["generation"]), float(row["fid"])) for row in found] == [
+        (float(a), float(b)) for a, b in rows
+    ]
+    with open(path, newline="", encoding="utf-8") as file:
+        assert len(list(csv.reader(file))) == len(rows) + 1
+    assert b"\r" not in path.read_bytes()  # the same bytes on every system
+
+
+def test_numbers_of_numpy_keep_their_digits(tmp_path):
+    storage.save_rows([{"a": np.float64(1) / 3, "b": 1e-300}], tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text() == "a,b\n0.3333333333333333,1e-300\n"
+
+
+def test_a_table_that_is_not_there_has_no_rows(tmp_path):
+    assert storage.load_rows(tmp_path / "metrics_w0.csv") == []
+
+
+def test_json_comes_back_and_a_damaged_one_is_one_line(tmp_path):
+    value = {"constants": {"Wall": [0, 0.25], "name": "é"}, "commit": None}
+    path = tmp_path / "run_w0.json"
+    storage.save_json(value, path)
+    assert storage.load_json(path) == value
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match="run_w0.json is damaged"):
+        storage.load_json(path)
+
+
+def test_equal_figures_are_equal_files(tmp_path):
+    for name in ("a.png", "b.png"):
+        figure = Figure(figsize=(2, 2))
+        figure.subplots().plot([1, 3, 2])
+        storage.save_figure(figure, tmp_path / name)
+    content = (tmp_path / "a.png").read_bytes()
+    assert content == (tmp_path / "b.png").read_bytes()
+    assert content.startswith(b"\x89PNG") and b"Software" not in content and b"tIME" not in content
+    assert leftovers(tmp_path) == ["a.png", "b.png"]
+
+
+def test_a_digest_is_that_of_the_bytes_in_a_row(tmp_path):
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert storage.sha256(tmp_path / "abc") == storage.digest(b"a", b"", b"bc") == expected
