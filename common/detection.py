@@ -100,9 +100,9 @@ def _verdict(result):
     leads = result["leads"]
     if leads["n_loops"] > 1:
         lines.append(
-            f"Over {leads['n_loops']} loops the spectrum was first in {leads['n_candidate_first']}, "
-            f"FID in {leads['n_reference_first']}, {leads['n_ties']} ties; sign test "
-            f"p = {leads['p_value']:.3g}; median lead {leads['median_low']} to "
+            f"Over {leads['n_loops']} loops the spectrum was first in "
+            f"{leads['n_candidate_first']}, FID in {leads['n_reference_first']}, "
+            f"{leads['n_ties']} ties; sign test p = {leads['p_value']:.3g}; median lead {leads['median_low']} to "
             f"{leads['median_high']} ({leads['median_is']}), bootstrap interval "
             f"{leads['interval_low']} to {leads['interval_high']}."
         )

@@ -10,7 +10,7 @@ from common import anchors
 from common.errors import UserError
 from common.run import Run
 
-# trace and free dimensions are linear in the posterior variance: watching them adds nothing.
+# trace and degrees of freedom are linear in the posterior variance: watching them adds nothing.
 SPECTRUM = (
     "sigma_norm",
     "log_energy",

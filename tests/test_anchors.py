@@ -146,6 +146,7 @@ def test_a_folder_made_by_other_code_is_enough(tmp_path):
     """Checkpoints alone, of another n_feat and n_T, without records; read from their shapes."""
     ddpm = DDPM(ContextUnet(1, 16), (1e-4, 0.02), 500)
     torch.save(ddpm.state_dict(), tmp_path / "model_0_w0.25.pth")
+    assert anchors.checkpoints(tmp_path, 0.25) == {0: tmp_path / "model_0_w0.25.pth"}
     done = run_script(
         SCRIPT, run_dir=tmp_path, w=0.25, dataset="digits", n_anchors=10, timesteps=[250]
     )

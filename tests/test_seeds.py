@@ -45,8 +45,15 @@ def test_every_part_of_the_key_counts():
     assert len(set(numbers)) == 2**6
 
 
-def test_a_whole_guidance_weight_is_the_same_number_whatever_its_type():
+def test_equal_guidance_weights_are_the_same_whatever_their_type_and_sign():
     assert Seeds(0, "a", 2).number("noise") == Seeds(0, "a", 2.0).number("noise")
+    assert Seeds(0, "a", 0).number("noise") == Seeds(0, "a", -0.0).number("noise")
+
+
+def test_what_a_run_shares_depends_on_its_seed_and_scenario_alone():
+    shared = Seeds(0, "tests", 0.5, 3).of_run()
+    assert shared == Seeds(0, "tests", 2, 7).of_run() == Seeds(0, "tests")
+    assert shared != Seeds(1, "tests").of_run() and shared != Seeds(0, "other").of_run()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from common.ddpm import DDPM, from_state_dict
 from common.seeds import Seeds
-from common.unet import ContextUnet, frozen
+from common.unet import ContextUnet, ResidualConvBlock, frozen
 
 N_FEAT = 16
 
@@ -19,14 +19,16 @@ def shapes(state):
 
 
 def lively(network):
-    """The network in float64 with normalisations that do not merely pass their input on."""
+    """The network in float64, with normalisations that do not merely pass their input on, and
+    weights that keep signals alive through all layers."""
     generator = torch.Generator().manual_seed(0)
     network = network.double()
     for key, value in network.state_dict().items():
-        if value.ndim == 1 and not key.endswith("_t"):
-            value.copy_(torch.rand(value.shape, generator=generator, dtype=torch.float64) - 0.3)
-        if key.endswith("running_var"):
-            value.add_(0.8)
+        if value.ndim == 1:
+            value.copy_(torch.rand(value.shape, generator=generator, dtype=torch.float64))
+            value.add_(0.5 if key.endswith(("weight", "running_var")) else -0.5)
+        elif value.ndim > 1:
+            value.mul_(2.5)
     return network.eval()
 
 
@@ -142,7 +144,7 @@ def written_out(p, x, c, t, context_mask):
 def test_computes_the_function_of_existing_checkpoints():
     network, (x, c, t, mask) = unet(), inputs()
     expected = written_out(network.state_dict(), x, c, t, mask)
-    assert expected.std() > 0.01
+    assert 0.01 < expected.std() < 100
     torch.testing.assert_close(network(x, c, t, mask), expected, rtol=0, atol=1e-12)
     as_sampled = network(x, c, t[:, None, None, None], mask)  # the shape that public code passes
     torch.testing.assert_close(as_sampled, expected, rtol=0, atol=1e-12)
@@ -154,16 +156,14 @@ def test_class_and_time_count_and_a_hidden_class_does_not():
     hidden, shown = torch.ones(len(c)).double(), torch.zeros(len(c)).double()
     assert torch.equal(network(x, c, t, hidden), network(x, (c + 1) % 10, t, hidden))
     scale = network(x, c, t, shown).std()
-    assert (network(x, c, t, shown) - network(x, (c + 1) % 10, t, shown)).std() > 1e-3 * scale
-    assert (network(x, c, t, shown) - network(x, c, t, hidden)).std() > 1e-3 * scale
-    assert (network(x, c, t, shown) - network(x, c, t / 2, shown)).std() > 1e-3 * scale
+    assert (network(x, c, t, shown) - network(x, (c + 1) % 10, t, shown)).std() > 0.01 * scale
+    assert (network(x, c, t, shown) - network(x, c, t, hidden)).std() > 0.01 * scale
+    assert (network(x, c, t, shown) - network(x, c, t / 2, shown)).std() > 0.01 * scale
 
 
 @torch.inference_mode()
 def test_a_residual_sum_of_equal_channels_adds_the_input():
-    """Unused with one input channel, but part of the public block."""
-    from common.unet import ResidualConvBlock
-
+    """ContextUnet has no such block, but the public class does so."""
     made = lively(Seeds(0, "tests").initialised(lambda: ResidualConvBlock(3, 3, is_res=True)))
     x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     second = block({f"b.{key}": value for key, value in made.state_dict().items()}, "b", x)[1]
@@ -186,7 +186,7 @@ def test_frozen_computes_the_same_function_and_leaves_the_network_alone():
     expected = network(x, c, t, mask)
     fast = frozen(network.train())
     torch.testing.assert_close(fast(x, c, t, mask), expected, rtol=0, atol=1e-12)
-    assert not any(module.training for module in fast.modules())
+    assert not fast.training
     assert not any(parameter.requires_grad for parameter in fast.parameters())
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.modules())
     assert network.training and all(p.requires_grad for p in network.parameters())
