@@ -102,9 +102,9 @@ def _verdict(result):
         lines.append(
             f"Over {leads['n_loops']} loops the spectrum was first in "
             f"{leads['n_candidate_first']}, FID in {leads['n_reference_first']}, "
-            f"{leads['n_ties']} ties; sign test p = {leads['p_value']:.3g}; median lead {leads['median_low']} to "
-            f"{leads['median_high']} ({leads['median_is']}), bootstrap interval "
-            f"{leads['interval_low']} to {leads['interval_high']}."
+            f"{leads['n_ties']} ties; sign test p = {leads['p_value']:.3g}; median lead "
+            f"{leads['median_low']} to {leads['median_high']} ({leads['median_is']}), "
+            f"bootstrap interval {leads['interval_low']} to {leads['interval_high']}."
         )
     else:
         lines.append("One loop is one observation: it says nothing about the next.")

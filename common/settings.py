@@ -16,6 +16,17 @@ from types import SimpleNamespace
 
 PRDC_K = 5  # nearest neighbours of precision, recall, density and coverage
 
+# Statistics of the spectrum that detection watches. Trace and degrees of freedom are linear in the
+# posterior variance: watching them too would add nothing.
+WATCHED = (
+    "posterior_variance",
+    "effective_rank",
+    "stable_rank",
+    "sigma_norm",
+    "log_energy",
+    "asymmetry",
+)
+
 
 def _whole(least):
     def allows(value):
@@ -96,6 +107,7 @@ RULES = {
         "a multiple of 10 (as many of each class), 10 or more",
     ),
     "alpha": _PROBABILITY,
+    "primary": _one_of(*WATCHED),
     "primary_t": _whole(1),
 }
 REAL = {"w", "Wall", "lrate", "save_every"}  # numbers that need not be whole, whatever the default

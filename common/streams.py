@@ -9,16 +9,8 @@ import numpy as np
 from common import anchors
 from common.errors import UserError
 from common.run import Run
+from common.settings import WATCHED
 
-# trace and degrees of freedom are linear in the posterior variance: watching them adds nothing.
-SPECTRUM = (
-    "sigma_norm",
-    "log_energy",
-    "effective_rank",
-    "stable_rank",
-    "asymmetry",
-    "posterior_variance",
-)
 METRICS = ("fid", "precision", "recall", "density", "coverage")
 LOGARITHMIC = ("fid", "denoising_loss")  # skewed: watched on a logarithmic scale
 
@@ -70,7 +62,7 @@ def load(folder, w):
     values, per_anchor = {}, {}
     statistics = anchors.statistics(arrays)
     times = arrays["t"].tolist()
-    for name in SPECTRUM:
+    for name in WATCHED:
         for i, t in enumerate(times):
             per_anchor[f"{name} t={t}"] = statistics[name][index, i]
             values[f"{name} t={t}"] = statistics[name][index, i].mean(axis=1)

@@ -33,7 +33,7 @@ def a_loop(folder, seed, n=10, shift_at=None, fid_at=None, shift=0.5, rows_from=
         eigenvalues=-np.sort(-eigenvalues, axis=-1),
         trace=np.sqrt(eigenvalues).sum(-1),
         asymmetry=0.1 * (1 + 0.02 * rng.standard_normal((n + 1, 2, A))),
-        leading_vectors=rng.standard_normal((n + 1, 2, A, 3, D)),
+        leading_vectors=rng.standard_normal((n + 1, 2, A, 3, 784)),
         denoising_loss=0.05 * (1 + 0.02 * rng.standard_normal((n + 1, 2))),
         generations=generations,
         checkpoint_sha256=hashes,
