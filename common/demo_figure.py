@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common import anchors, plots, storage
-from common.run import Run
+from common.run import Run, load_images
 from common.spectrum import STATISTICS
 
 PRIMARY = "posterior_variance"
@@ -14,7 +14,7 @@ def save(folder, w=0):
     """Writes summary.png for a finished run with spectra; returns its path."""
     run = Run(folder, w)
     rows, arrays = run.metrics(), anchors.load(run.table("spectra", "npz"))
-    strips = {row["generation"]: storage.load(run.strip(row["generation"])) for row in rows}
+    strips = {row["generation"]: load_images(run.strip(row["generation"])).images for row in rows}
     figure = Figure(figsize=(11, 6.4), layout="constrained")
     figure.suptitle("A fully synthetic loop: each generation trains on the previous one's samples")
     panels = figure.subplots(2, 3)

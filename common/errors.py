@@ -10,7 +10,12 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def one_line():
-    """Ends the script with exit status 1 on a UserError and 130 on Ctrl-C, in one line each."""
+    """Ends the script with exit status 1 on a UserError and 130 on Ctrl-C, in one line each.
+
+    What is printed inside appears at once, in a log file too.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         yield
     except UserError as error:

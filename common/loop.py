@@ -5,25 +5,22 @@ stopped. What differs between scenarios is the function `training_set` in their 
 """
 
 import contextlib
+import os
 import shutil
 import time
 
 import torch
 from tqdm import tqdm
 
-from common import plots, run, storage
-from common.data import LabelledImages, load_real
-from common.ddpm import DDPM
+from common import plots, run, stages, storage
+from common.data import load_real
 from common.errors import UserError, one_line
 from common.fid import calculate_frechet_distance, feature_statistics
-from common.lenet import accuracy, extract_mnist_features, train_lenet
+from common.lenet import extract_mnist_features
 from common.prdc import compute_prdc_slice, nearest_radii
 from common.run import Run
-from common.sample import generate_samples
 from common.seeds import INITIAL, Seeds
 from common.settings import number_text
-from common.train import train_ddpm
-from common.unet import ContextUnet
 
 N_TSNE = 10_000  # images of each kind in a t-SNE figure, at most
 
@@ -49,14 +46,16 @@ def initialmain(training_set, constants):
             home / "run_initial.json", _fixed(constants), {"dataset": _fingerprint(real)}, FREE
         )
         seeds = Seeds(constants.seed, _scenario(constants))
-        _feature_network(Run(home, 0), constants, real, seeds)
+        stages.train_feature_network(Run(home, 0), constants, real, seeds)
         if Run(home, 0).model(INITIAL).exists():
             print(f"model_initial.pth is there: going on to its samples ({home})")
         else:
             data = training_set(INITIAL, real, None, constants, seeds)
-            _train(Run(home, 0), INITIAL, data, constants, seeds)
+            stages.train(Run(home, 0), INITIAL, data, constants, seeds)
         for w in constants.Wall:
-            _sample(Run(home, w), INITIAL, constants.N_with_w, constants, w, seeds)
+            files, seeds = Run(home, w), Seeds(constants.seed, _scenario(constants), w)
+            n, paths = constants.N_with_w, files.samples(INITIAL)
+            stages.sample(files, INITIAL, paths, n, w, "samples", constants, seeds)
 
         for folder in others:
             _share(names, home, folder)
@@ -140,7 +139,7 @@ class Loop:
     def __call__(self):
         self.stages_done = 0
         generations = [INITIAL, *range(self.constants.generation_number)]
-        name = f"{self.scenario} w = {number_text(self.run.w)}"
+        name = self._title()
         for generation in tqdm(generations, desc=name, unit="generation", disable=None):
             if generation != INITIAL:
                 self.train(generation)
@@ -157,55 +156,46 @@ class Loop:
 
     def train(self, generation):
         """Trains and saves this generation's model."""
-        if _done(self.run.model(generation), self.run.training_state(generation)):
+        if stages.is_done(self.run.model(generation), self.run.training_state(generation)):
             return
-        with self._stage("train", generation):
+        with self._stage("training", generation):
             seeds = self._seeds(generation)
             data = self.training_set(generation, self.real, self._synthetic, self.constants, seeds)
             start = (
                 self.run.model(generation - 1) if self.constants.init_from == "previous" else None
             )
-            _train(self.run, generation, data, self.constants, seeds, start)
+            stages.train(self.run, generation, data, self.constants, seeds, start)
 
     def sample(self, generation):
         """Samples the images that the next generation trains on, at guidance w."""
+        files, n = self.run.samples(generation), _n_next(self.constants)
         if getattr(self.constants, "control", False):  # nothing would train on them
             return
-        images, _ = self.run.samples(generation)
-        if _done(images, _partial(images)):
-            return
-        with self._stage("sample", generation):
-            seeds, w, n = self._seeds(generation), self.run.w, _n_next(self.constants)
-            _sample(self.run, generation, n, self.constants, w, seeds)
+        if not stages.is_done(files[0], stages.partial(files[0])):
+            with self._stage("sampling", generation):
+                self._sample(generation, files, n, self.run.w, "samples")
 
     def sample_evaluation(self, generation):
-        """Samples this generation's images for the metrics, at guidance 0, and its strip."""
-        images, _ = files = self.run.evaluation(generation)
-        if _done(images, _partial(images)) and self.run.strip(generation).exists():
-            return
-        with self._stage("sample for evaluation", generation):
-            ddpm = run.load_ddpm(self.run.model(generation))
-            common = {
-                "max_c": self.constants.max_c,
-                "save_every": self.constants.save_every,
-                "partial_path": _partial(images),
-                "name": f"generation {_name(generation)}: sampling",
-            }
-            if not images.exists():
-                seeds, n = self._seeds(generation), self.constants.N_eval
-                data = generate_samples(ddpm, n, 0, seeds=seeds, stage="evaluation", **common)
-                run.save_images(data, files)
-                _partial(images).unlink(missing_ok=True)
-            seeds = self._seeds(INITIAL)  # the same noise in every generation
-            strip = generate_samples(ddpm, 10, self.run.w, seeds=seeds, stage="strip", **common)
-            storage.save(strip.images, self.run.strip(generation))
+        """Samples this generation's images for the metrics, at guidance 0, and its strip: one image
+        of each class, at guidance w, from the same noise in every generation."""
+        files, strip = self.run.evaluation(generation), self.run.strip(generation)
+        if not stages.is_done(files[0], stages.partial(files[0])):
+            with self._stage("sampling for evaluation", generation):
+                self._sample(generation, files, self.constants.N_eval, 0, "evaluation")
+        if not stages.is_done(strip[0], stages.partial(strip[0])):
+            with self._stage("sampling the strip", generation):
+                self._sample(generation, strip, 10, self.run.w, "strip", INITIAL)
+
+    def _sample(self, generation, files, n, w, stage, noise_of=None):
+        seeds = self._seeds(generation if noise_of is None else noise_of)
+        stages.sample(self.run, generation, files, n, w, stage, self.constants, seeds)
 
     def evaluate(self, generation):
         """Adds this generation's row to the metrics: FID and PRDC against the real data."""
         rows = self.run.metrics()
         if any(row["generation"] == generation for row in rows):
             return
-        with self._stage("evaluate", generation):
+        with self._stage("metrics", generation):
             images, _ = run.load_images(self.run.evaluation(generation))
             fake = extract_mnist_features(images, self.lenet)
             real, radii = self.reference
@@ -220,18 +210,16 @@ class Loop:
             }
             self.run.save_metrics([*rows, row])
         numbers = ", ".join(f"{name} {value:.3g}" for name, value in prdc.items())
-        tqdm.write(f"generation {_name(generation)}: FID {fid:.4g}, {numbers}")
+        tqdm.write(f"generation {stages.name_of(generation)}: FID {fid:.4g}, {numbers}")
 
     def draw(self, generation):
         """This generation's figures, and those over all generations so far."""
         tsne, grid = (self.run.figure(kind, generation) for kind in ("tsne", "grid"))
         if tsne.exists() and grid.exists():
             return
-        with self._stage("draw", generation):
+        with self._stage("figures", generation):
             data = run.load_images(self.run.evaluation(generation))
-            title = (
-                f"{self.scenario}, w = {number_text(self.run.w)}, generation {_name(generation)}"
-            )
+            title = f"{self._title()}, generation {stages.name_of(generation)}"
             storage.save_figure(plots.sample_grid(*data, title), grid)
             seeds = self._seeds(INITIAL)  # the same real images in every generation
             n = min(N_TSNE, len(data.images), len(self.real.images))
@@ -247,10 +235,9 @@ class Loop:
 
     def draw_progress(self):
         """The figures over the generations."""
-        title = f"{self.scenario}, w = {number_text(self.run.w)}"
-        rows = self.run.metrics()
+        title, rows = self._title(), self.run.metrics()
         generations = [row["generation"] for row in rows]
-        strips = {g: storage.load(self.run.strip(g)) for g in generations}
+        strips = {g: run.load_images(self.run.strip(g)).images for g in generations}
         losses = {
             g: [float(row["loss"]) for row in storage.load_rows(self.run.losses(g))]
             for g in generations
@@ -261,6 +248,9 @@ class Loop:
         storage.save_figure(plots.strips(strips, title), self.run.figure("strip"))
         if losses:
             storage.save_figure(plots.losses(losses, title), self.run.figure("loss"))
+
+    def _title(self):
+        return f"{self.scenario}, w = {number_text(self.run.w)}"
 
     def _seeds(self, generation):
         return Seeds(self.constants.seed, self.scenario, self.run.w, generation)
@@ -288,83 +278,15 @@ class Loop:
         yield
         self.stages_done += 1
         seconds = f"{time.perf_counter() - started:.2f}"
-        row = {"generation": _name(generation), "stage": stage, "seconds": seconds}
+        tqdm.write(f"generation {stages.name_of(generation)}: {stage}, {seconds} s")
+        row = {"generation": stages.name_of(generation), "stage": stage, "seconds": seconds}
         path = self.run.table("timings")
         storage.save_rows([*storage.load_rows(path), row], path)
-
-
-def _train(run_, generation, data, constants, seeds, start=None):
-    """Trains a DDPM on LabelledImages and saves its losses, then the model."""
-    ddpm = seeds.initialised(
-        lambda: DDPM(
-            ContextUnet(1, constants.n_feat, constants.n_classes),
-            (constants.beta1, constants.beta2),
-            constants.n_T,
-        )
-    )
-    if start is not None:
-        ddpm.load_state_dict(storage.load(start))
-    losses = train_ddpm(
-        ddpm.to(run.device()),
-        LabelledImages(*data).to(run.device()),
-        n_epoch=constants.n_epoch,
-        batch_size=constants.batch_size,
-        lrate=constants.lrate,
-        seeds=seeds,
-        state_path=run_.training_state(generation),
-        save_every=constants.save_every,
-        name=f"generation {_name(generation)}: training on {len(data.labels):,} images",
-    )
-    rows = [{"epoch": epoch + 1, "loss": loss} for epoch, loss in enumerate(losses)]
-    storage.save_rows(rows, run_.losses(generation))
-    storage.save(ddpm.state_dict(), run_.model(generation))
-    run_.training_state(generation).unlink(missing_ok=True)
-
-
-def _sample(run_, generation, n, constants, w, seeds):
-    """Samples n images from the saved model at guidance w, unless they are there."""
-    images, _ = files = run_.samples(generation)
-    if _done(images, _partial(images)):
-        return
-    data = generate_samples(
-        run.load_ddpm(run_.model(generation)),
-        n,
-        w,
-        max_c=constants.max_c,
-        seeds=Seeds(seeds.seed, seeds.scenario, w, generation),
-        stage="samples",
-        partial_path=_partial(images),
-        save_every=constants.save_every,
-        name=f"generation {_name(generation)}: sampling for the next",
-    )
-    run.save_images(data, files)
-    _partial(images).unlink(missing_ok=True)
-
-
-def _feature_network(run_, constants, real, seeds):
-    if run_.prmodel.exists():
-        return
-    print("training the feature network prmodel.pth ...")
-    network = train_lenet(real.to(run.device()), seeds)
-    storage.save(network.state_dict(), run_.prmodel)
-    percent = 100 * accuracy(network, load_real(constants.dataset, train=False))
-    print(f"prmodel.pth classifies {percent:.2f} % of the test images correctly")
 
 
 def _n_next(constants):
     """How many images a generation's model samples for the next."""
     return constants.N_next if hasattr(constants, "N_next") else constants.N_with_w
-
-
-def _done(path, leftover):
-    """Whether a stage's file is there; if so, removes what a stop just after it left behind."""
-    if path.exists():
-        leftover.unlink(missing_ok=True)
-    return path.exists()
-
-
-def _partial(images):
-    return images.with_name(images.name + ".part")
 
 
 def _inputs(run_):
@@ -402,12 +324,9 @@ def _use_device(constants):
     """Announces the device; with `deterministic`, CUDA uses only reproducible kernels."""
     device = run.device()
     if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS needs it
         torch.use_deterministic_algorithms(constants.deterministic)
         torch.backends.cudnn.benchmark = not constants.deterministic
         print(f"device: {torch.cuda.get_device_name()}")
     else:
         print(f"device: CPU, {torch.get_num_threads()} threads")
-
-
-def _name(generation):
-    return "initial" if generation == INITIAL else str(generation)

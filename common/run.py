@@ -53,8 +53,8 @@ class Run:
         )
 
     def strip(self, generation):
-        """Ten images, one of each class, from the same noise in every generation."""
-        return self._path("strip_", generation)
+        """Ten images, one of each class, from the same noise in every generation; their labels."""
+        return self._path("gen_data_strip", generation), self._path("gen_index_strip", generation)
 
     def training_state(self, generation):
         return self._path("training_", generation, ".pth")

@@ -70,7 +70,7 @@ def _check(eps, x_t, t, c):
 def _recorded(eps, x_t, t, c, copies):
     """`copies` copies of one anchor x_t (1, ...), and eps of them with the graph between."""
     x = x_t.detach().repeat(copies, *[1] * (x_t.dim() - 1)).requires_grad_()
-    with torch.enable_grad():
+    with torch.enable_grad(), _LeanBackward():
         y = eps(x, t.expand(copies), c.expand(copies))
     if y.shape != x.shape:
         raise ValueError(f"eps has shape {tuple(y.shape)} where x_t has {tuple(x.shape)}")
@@ -261,7 +261,7 @@ def products(eps, x_t, t, c, copies):
     takes a fourth of the time of forward-mode differentiation. Raises ValueError as `jacobian`.
     """
     _check(eps, x_t, t, c)
-    with full_precision(), _InputConvolutions(), torch.enable_grad():
+    with full_precision(), torch.enable_grad():
         x, y = _recorded(eps, x_t, t, c, copies)
         u = torch.zeros_like(y).requires_grad_()
         (J_transposed_u,) = torch.autograd.grad(y, x, u, create_graph=True)
@@ -278,16 +278,19 @@ def products(eps, x_t, t, c, copies):
     return functools.partial(product, J_transposed_u, u), functools.partial(product, y, x)
 
 
-class _InputConvolutions(TorchFunctionMode):
-    """Inside, 2D convolutions are differentiable in their input only.
+class _LeanBackward(TorchFunctionMode):
+    """What runs inside is recorded for many backward passes that all want J and nothing else.
 
-    In a second backward pass PyTorch's own compute the gradient of their weights, wanted or not,
-    and that takes most of the time.
+    In a second backward pass PyTorch's convolutions compute the gradient of their weight, wanted or
+    not, and that takes most of the time; its GELU computes the same slopes again in every pass.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        replaced = {functional.conv2d: _conv2d, functional.conv_transpose2d: _conv_transpose2d}
-        return replaced.get(function, function)(*args, **(kwargs or {}))
+        return _LEAN.get(function, function)(*args, **(kwargs or {}))
+
+
+def _gelu(input, approximate="none"):
+    return _Gelu.apply(input, approximate)
 
 
 def _conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
@@ -338,3 +341,23 @@ class _ConvolutionBackward(torch.autograd.Function):
     def backward(ctx, v):
         (weight,) = ctx.saved_tensors
         return torch.ops.aten.convolution(v, weight, None, *ctx.settings), None, None, None
+
+
+class _Gelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, approximate):
+        slope = torch.ops.aten.gelu_backward(torch.ones_like(x), x, approximate=approximate)
+        ctx.save_for_backward(slope)
+        return torch.ops.aten.gelu(x, approximate=approximate)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (slope,) = ctx.saved_tensors
+        return gradient * slope, None
+
+
+_LEAN = {
+    functional.conv2d: _conv2d,
+    functional.conv_transpose2d: _conv_transpose2d,
+    functional.gelu: _gelu,
+}

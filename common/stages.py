@@ -1,0 +1,92 @@
+"""The stages of a generation that leave files: training a model, and sampling from it.
+
+A stage is complete when its file is there; what an interrupted one saved lies beside it.
+"""
+
+from common import run, storage
+from common.data import LabelledImages, load_real
+from common.ddpm import DDPM
+from common.lenet import accuracy, train_lenet
+from common.sample import generate_samples
+from common.seeds import INITIAL
+from common.train import train_ddpm
+from common.unet import ContextUnet
+
+
+def train(run_, generation, data, constants, seeds, start=None):
+    """Trains a DDPM on LabelledImages and saves its losses, then the model."""
+    ddpm = seeds.initialised(
+        lambda: DDPM(
+            ContextUnet(1, constants.n_feat, constants.n_classes),
+            (constants.beta1, constants.beta2),
+            constants.n_T,
+        )
+    )
+    if start is not None:
+        ddpm.load_state_dict(storage.load(start))
+    losses = train_ddpm(
+        ddpm.to(run.device()),
+        LabelledImages(*data).to(run.device()),
+        n_epoch=constants.n_epoch,
+        batch_size=constants.batch_size,
+        lrate=constants.lrate,
+        seeds=seeds,
+        state_path=run_.training_state(generation),
+        save_every=constants.save_every,
+        name=f"generation {name_of(generation)}: training on {len(data.labels):,} images",
+    )
+    rows = [{"epoch": epoch + 1, "loss": loss} for epoch, loss in enumerate(losses)]
+    storage.save_rows(rows, run_.losses(generation))
+    storage.save(ddpm.state_dict(), run_.model(generation))
+    run_.training_state(generation).unlink(missing_ok=True)
+
+
+def sample(run_, generation, files, n, w, stage, constants, seeds):
+    """Samples n images from the saved model at guidance w into `files`, unless they are there.
+
+    files: the paths of images and labels; stage names the source of noise among `seeds`.
+    """
+    images, _ = files
+    if is_done(images, partial(images)):
+        return
+    data = generate_samples(
+        run.load_ddpm(run_.model(generation)),
+        n,
+        w,
+        max_c=constants.max_c,
+        seeds=seeds,
+        stage=stage,
+        partial_path=partial(images),
+        save_every=constants.save_every,
+        name=f"generation {name_of(generation)}: {stage}",
+    )
+    run.save_images(data, files)
+    partial(images).unlink(missing_ok=True)
+
+
+def train_feature_network(run_, constants, real, seeds):
+    """Trains LeNet on all real training images and saves it, unless it is there."""
+    if run_.prmodel.exists():
+        return
+    print("training the feature network prmodel.pth ...")
+    network = train_lenet(real.to(run.device()), seeds)
+    storage.save(network.state_dict(), run_.prmodel)
+    percent = 100 * accuracy(network, load_real(constants.dataset, train=False))
+    print(f"prmodel.pth classifies {percent:.2f} % of the test images correctly")
+
+
+def is_done(path, leftover):
+    """Whether a stage's file is there; if so, removes what a stop just after it left behind."""
+    if path.exists():
+        leftover.unlink(missing_ok=True)
+    return path.exists()
+
+
+def partial(images):
+    """Where an interrupted sampling leaves the images it has."""
+    return images.with_name(images.name + ".part")
+
+
+def name_of(generation):
+    """A generation's name in messages, titles and tables."""
+    return "initial" if generation == INITIAL else str(generation)
