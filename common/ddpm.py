@@ -101,7 +101,7 @@ def from_state_dict(state):
     n_feat, n_classes = (shapes[key][axis] for key, axis in sizes)
     ddpm = DDPM(ContextUnet(1, n_feat, n_classes), n_T=shapes["alpha_t"][0] - 1)
     expected = {key: tuple(value.shape) for key, value in ddpm.state_dict().items()}
-    for key in expected.keys() | shapes.keys():
+    for key in sorted(expected.keys() | shapes.keys()):
         if shapes.get(key) != expected.get(key):
             raise ValueError(f"key {key}: expected {expected.get(key)}, found {shapes.get(key)}")
     ddpm.load_state_dict(state)

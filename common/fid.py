@@ -8,7 +8,7 @@ def feature_statistics(features):
     features = np.asarray(features, dtype=np.float64)
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"features have shape {features.shape}, not (N, D) with N of 2 or more")
-    return features.mean(axis=0), np.cov(features, rowvar=False)
+    return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False))
 
 
 def calculate_frechet_distance(mu1, sigma1, mu2, sigma2):
@@ -32,4 +32,5 @@ def calculate_frechet_distance(mu1, sigma1, mu2, sigma2):
 
 def _symmetric_sqrt(sigma):
     values, vectors = np.linalg.eigh(sigma)
-    return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    noise = len(values) * np.finfo(np.float64).eps * values.max()
+    return (vectors * np.sqrt(np.where(values > noise, values, 0))) @ vectors.T

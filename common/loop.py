@@ -6,7 +6,6 @@ stopped. What differs between scenarios is the function `training_set` in their 
 
 import contextlib
 import os
-import shutil
 import time
 
 import torch
@@ -300,8 +299,9 @@ def _share(names, source, target):
         if not (source / name).exists():
             continue
         if not (target / name).exists():
-            with storage.atomic(target / name) as file, open(source / name, "rb") as original:
-                shutil.copyfileobj(original, file)
+            content = (source / name).read_bytes()
+            with storage.atomic(target / name) as file:
+                file.write(content)
         elif storage.sha256(source / name) != storage.sha256(target / name):
             raise UserError(f"{name} differs between {source} and {target}: keep one of the two")
 

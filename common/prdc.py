@@ -7,7 +7,7 @@ import torch
 
 from common.settings import PRDC_K
 
-BLOCK = 500  # rows of a distance matrix in memory at a time
+BLOCK = 250  # rows of a distance matrix in memory at a time
 
 
 def nearest_radii(features, nearest_k=PRDC_K, block=BLOCK):
@@ -15,7 +15,7 @@ def nearest_radii(features, nearest_k=PRDC_K, block=BLOCK):
     features = _features(features, nearest_k)
     return torch.cat(
         [  # the nearest of all is the point itself
-            squared.kthvalue(nearest_k + 1, dim=1).values.sqrt()
+            squared.topk(nearest_k + 1, dim=1, largest=False).values[:, -1].sqrt()
             for squared in _squared_distances(features, features, block)
         ]
     )
@@ -32,18 +32,18 @@ def compute_prdc_slice(
     real, fake = _features(real_features, nearest_k), _features(fake_features, nearest_k)
     if real_radii is None:
         real_radii = nearest_radii(real, nearest_k, block)
-    real_squared = torch.as_tensor(real_radii).double().square()
-    fake_squared = nearest_radii(fake, nearest_k, block).square()
+    real_radii = torch.as_tensor(real_radii).double()
+    fake_radii = nearest_radii(fake, nearest_k, block)
 
     within_real = torch.zeros(len(fake), dtype=torch.int64)  # real balls that hold each fake
     recalled = covered = start = 0
     for squared in _squared_distances(real, fake, block):  # (block, M)
-        radii = real_squared[start : start + len(squared), None]
-        inside = squared < radii
+        distances = squared.sqrt_()  # not radii squared: that would move points off the rims
+        inside = distances < real_radii[start : start + len(distances), None]
         within_real += inside.sum(dim=0)
         covered += int(inside.any(dim=1).sum())
-        recalled += int((squared < fake_squared).any(dim=1).sum())
-        start += len(squared)
+        recalled += int((distances < fake_radii).any(dim=1).sum())
+        start += len(distances)
     return {
         "precision": (within_real > 0).double().mean().item(),
         "recall": recalled / len(real),
@@ -58,6 +58,8 @@ def _features(features, nearest_k):
         raise ValueError(
             f"features {tuple(features.shape)} are not (N, D) with N above {nearest_k}"
         )
+    if not features.isfinite().all():
+        raise ValueError("features must be finite")
     return features
 
 

@@ -127,7 +127,7 @@ def from_script(namespace, argv=None):
     value and what is allowed, when a name or a value is wrong. argv: sys.argv[1:] by default.
     """
     script = Path(namespace["__file__"]).resolve()
-    source = script.read_text(encoding="utf-8")
+    source = script.read_text(encoding="utf-8-sig")  # Windows editors add a byte-order mark
     comments = _constants(source)
     defaults = {name: namespace[name] for name in comments}
     parser = _Parser(

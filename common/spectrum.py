@@ -205,26 +205,37 @@ def top_eigenvalues(eps, x_t, t, c, k, *, seed, tol=1e-4, max_iterations=100):
     ||J^T J v - lambda v|| / lambda_1, are at most `tol`; those returned are computed anew from
     the vectors, and `converged` says whether they are: check it. A residual r puts an eigenvalue
     within r lambda_1 of lambda, and typically within r^2 lambda_1 / gap. With a float32
-    network about 1e-6 can be reached. Raises ValueError as `jacobian` does, and unless 0 < k <= D.
+    network about 1e-6 can be reached. Raises ValueError as `jacobian` does, unless 0 < k <= D, and
+    when J is not finite.
     """
     D = x_t[0].numel()
-    if len(x_t) != 1 or not 0 < k <= D:
-        raise ValueError(f"{len(x_t)} anchors and k = {k}: need 1 anchor and 0 < k <= {D}")
+    if len(x_t) != 1 or not 0 < k <= D or max_iterations < 1:
+        raise ValueError(
+            f"{len(x_t)} anchors, k = {k} and max_iterations = {max_iterations}: "
+            f"need 1 anchor, 0 < k <= {D} and max_iterations > 0"
+        )
     times_J, times_J_transposed = products(eps, x_t, t, c, copies=k)
-    start = torch.from_numpy(np.random.default_rng(seed).standard_normal((D, k)))
-    U = V = start.new_empty((D, 0)).to(x_t.device)
-    B = V.new_empty(0, 0)  # = U^T J V, block upper bidiagonal up to rounding
-    V_j = _orthonormalised(start.to(x_t.device), V)
+    generator = np.random.default_rng(seed)
+
+    def random(m):
+        return torch.from_numpy(generator.standard_normal((D, m))).to(x_t.device)
+
+    U = V = random(0)
+    B = U.T @ V  # = U^T J V, block upper bidiagonal up to rounding
+    V_j = _orthonormalised(random(k), V, random(k))
     iterations = 0
     while iterations < max_iterations and V_j.shape[1] > 0:
         iterations += 1
         J_V_j = times_J(V_j)
-        U_j = _orthonormalised(J_V_j, U)
+        if not J_V_j.isfinite().all():
+            raise ValueError("J is not finite at this anchor")
+        U_j = _orthonormalised(J_V_j, U, random(V_j.shape[1]))
         V, U = torch.cat((V, V_j), dim=1), torch.cat((U, U_j), dim=1)
         rows_below = B.new_zeros(V_j.shape[1], B.shape[1])
         B = torch.cat((torch.cat((B, rows_below)), U.T @ J_V_j), dim=1)
         remainder = times_J_transposed(U_j)
-        V_j = _orthonormalised(remainder[:, : D - V.shape[1]], V)
+        width = min(k, D - V.shape[1])
+        V_j = _orthonormalised(remainder[:, :width], V, random(width))
 
         # J v = s u and J^T u = s v + V_j S p, with p the part of u in the last block.
         P, s, Q = torch.linalg.svd(B)
@@ -234,19 +245,18 @@ def top_eigenvalues(eps, x_t, t, c, k, *, seed, tol=1e-4, max_iterations=100):
             break
     values, vectors = s[:k].square(), V @ Q[:k].T
     error = times_J_transposed(times_J(vectors)) - values * vectors
-    residuals = torch.linalg.norm(error, dim=0) / values[0].clamp(
-        min=torch.finfo(values.dtype).tiny
-    )
+    residuals = torch.linalg.norm(error, dim=0) / values[0].clamp(min=1e-300)
     results = (each.cpu().numpy() for each in (values, vectors.T, residuals))
     return TopEigenvalues(*results, bool(residuals.max() <= tol), iterations)
 
 
-def _orthonormalised(block, basis):
+def _orthonormalised(block, basis, random):
     """An orthonormal basis of block (D, m), orthogonal to the orthonormal `basis` (D, p).
 
-    Directions that the block lacks are filled up with others; the repetitions make those, and what
-    is rounding error after the first subtraction, orthogonal to the basis too.
+    Directions that a rank-deficient block lacks are random: `random` normal numbers (D, m) are
+    added at the level of rounding errors. The repetitions make those orthogonal to the basis too.
     """
+    block = block / torch.linalg.norm(block).clamp(min=1e-300) + 1e-15 * random
     for _ in range(3):
         block, _ = torch.linalg.qr(block - basis @ (basis.T @ block))
     return block

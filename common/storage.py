@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import pickle
 
 import torch
 
@@ -25,8 +24,9 @@ def atomic(path):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -44,7 +44,7 @@ def load(path, made_by="initialmain.py"):
         raise UserError(f"{path.name} is missing in {path.parent}: run {made_by} first")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damage can show as almost anything
         raise UserError(
             f"{path} cannot be read as tensors ({type(error).__name__}): "
             f"move it away and run {made_by} again"
@@ -105,7 +105,7 @@ def digest(*parts):
 
 def _on_cpu(value):
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu()
+        return value.detach().cpu().clone()  # of a view, not of all that it views
     if isinstance(value, dict):
         return type(value)((key, _on_cpu(part)) for key, part in value.items())
     if isinstance(value, list):

@@ -1,0 +1,111 @@
+"""Times `common.spectrum` against textbook code, both on one anchor of one network in one process.
+
+    python tests/benchmarks/spectrum.py
+
+The network (n_feat = 32) is first trained for a minute on the built-in digits, because how fast the
+iterations converge depends on the spectrum. The textbook code gets it in eval mode with parameters
+that need no gradient; ours the `frozen` copy. Repeats are interleaved, so that other work on the
+machine hits all alike, and their medians compared.
+"""
+
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import textbook_spectrum
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from common import spectrum
+from common.data import batches, load_real
+from common.ddpm import DDPM
+from common.unet import ContextUnet, frozen
+
+N_FEAT = 32
+N_EPOCH = 5  # of 1,500 digits
+T = 100  # of 500
+K = 5  # eigenvalues
+N_ITERATIONS = 30  # of the power iteration, for each
+REPEATS = 7
+THREADS = 2
+
+
+def trained_network(data):
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    ddpm = DDPM(ContextUnet(1, N_FEAT)).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(ddpm.parameters(), lr=1e-3)
+    for _ in range(N_EPOCH):
+        for x_0, c in batches(data, 30, generator):
+            optimizer.zero_grad()
+            ddpm(x_0, c, generator).backward()
+            optimizer.step()
+    return ddpm.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+
+
+def seconds_of(functions):
+    """Each function's result and its median time, over interleaved repeats after a first call."""
+    results = {name: function() for name, function in functions.items()}
+    seconds = {name: [] for name in functions}
+    for _ in range(REPEATS):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - start)
+    return results, {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def main():
+    torch.set_num_threads(THREADS)
+    data = load_real("digits")
+    textbook = trained_network(data)
+    ours = DDPM(frozen(textbook.nn_model)).eval()
+    t, c = torch.tensor([T]), data.labels[:1]
+    eps = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    anchor = textbook.noised(data.images[:1].float() / 255, eps, t), t, c
+
+    results, seconds = seconds_of(
+        {
+            "textbook, loop": lambda: textbook_spectrum.full_spectrum(textbook.eps, *anchor),
+            "textbook, loop with a forward pass per row": lambda: textbook_spectrum.full_spectrum(
+                textbook.eps, *anchor, forward_per_row=True
+            ),
+            "jacobian": lambda: spectrum.jacobian(ours.eps, *anchor),
+            "full": lambda: spectrum.eigenvalues(spectrum.jacobian(ours.eps, *anchor))[0],
+            "textbook, power iteration": lambda: textbook_spectrum.power_iteration(
+                textbook.eps, *anchor, K, N_ITERATIONS
+            ),
+            "top": lambda: spectrum.top_eigenvalues(ours.eps, *anchor, K, seed=0),
+        }
+    )
+
+    exact, top = results["textbook, loop"], results["top"]
+    print(f"{platform.machine()} {platform.processor()}, torch {torch.__version__}, {THREADS=}")
+    print(f"n_feat {N_FEAT}, t = {T}, one anchor, medians of {REPEATS} interleaved repeats")
+    print("\nfull spectrum, 784 eigenvalues")
+    for name in ("textbook, loop", "textbook, loop with a forward pass per row", "full"):
+        print(f"  {name:44s}{seconds[name]:8.3f} s")
+    print(f"  {'  of which J':44s}{seconds['jacobian']:8.3f} s")
+    print(f"  differs from the textbook's by {np.abs(results['full'] / exact - 1).max():.0e}")
+    print(f"\n{K} largest eigenvalues")
+    for name in ("textbook, power iteration", "top"):
+        values = results[name] if name != "top" else top.values
+        error = np.abs(np.array(values) / exact[:K] - 1).max()
+        print(f"  {name:44s}{seconds[name]:8.3f} s, relative error {error:.0e}")
+    print(f"  ours: {top.iterations} iterations, converged: {top.converged}")
+    print()
+    for name, other, target in (
+        ("full", "textbook, loop", 0.25),
+        ("full", "textbook, loop with a forward pass per row", 0.25),
+        ("top", "textbook, power iteration", 1),
+        ("top", "full", 1 / 3),
+    ):
+        ratio = seconds[name] / seconds[other]
+        print(f"{name} / {other}: {ratio:.2f} (target: at most {target:.2f})")
+
+
+if __name__ == "__main__":
+    main()
