@@ -116,10 +116,12 @@ def _lead_text(lead):
     value, censored = lead["value"], lead["censored"]
     if censored == "both":
         return "no alarm in either, so there is no lead"
-    bound = {"right": "at least ", "left": "at most ", "none": ""}[censored]
     if value == 0 and censored == "none":
         return "at the same generation"
-    return f"the spectrum leads by {bound}{value:+d} generations"
+    bound = "" if censored == "none" else "at least "  # the later one had not alarmed at the end
+    leads = "lags" if value < 0 or censored == "left" else "leads"
+    plural = "" if abs(value) == 1 else "s"
+    return f"the spectrum {leads} by {bound}{abs(value)} generation{plural}"
 
 
 def _when(generation):

@@ -10,6 +10,7 @@ from common.plots import BLUE, GREEN, ORANGE, PURPLE, generation_colours, genera
 from common.spectrum import STATISTICS
 
 STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"))
+Z_TICKS = (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100)
 FLOOR = 1e-16  # of an eigenvalue relative to the largest, in logarithmic figures
 
 
@@ -157,7 +158,7 @@ def onsets(loops, controls, calibration, primary):
     groups = {}
     for name in loops[0].names:
         groups.setdefault(name.split()[0], []).append(name)
-    title = "z-scores against control loops; ring: first alarm"
+    title = f"z-scores against {len(controls)} control loops (grey); ring: first alarm"
     if calibration is None:
         title = "UNCALIBRATED (no control loops): change since generation 0"
     figure, panels = _panels(len(groups), title, rows=3, height=2.5, width=3.3)
@@ -166,12 +167,17 @@ def onsets(loops, controls, calibration, primary):
             _stream(axes, loops, controls, calibration, name, style)
         mark = " (primary: " + primary.split()[1] + ")" if primary in names else ""
         label = STATISTICS.get(kind, kind.replace("_", " "))
-        logarithmic = "log " if kind in ("fid", "denoising_loss") else ""
-        axes.set_title(logarithmic + label + mark, fontsize=8)
+        label = {"fid": "log FID", "denoising_loss": "log denoising loss"}.get(kind, label)
+        axes.set_title(label + mark, fontsize=8)
         axes.axhline(0, color="black", lw=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if calibration is not None:
             axes.set_yscale("symlog", linthresh=3)
+            axes.margins(y=0.1)
+            low, high = axes.get_ylim()
+            ticks = [tick for tick in Z_TICKS if low <= tick <= high]
+            axes.set_yticks(ticks, labels=ticks)
+            axes.minorticks_off()
         if len(names) > 1:
             axes.legend(fontsize=6)
         axes.set_xlabel("generation", fontsize=8)
@@ -201,7 +207,7 @@ def _stream(axes, loops, controls, calibration, name, style):
             first = calibration.onsets(loop.values)[column]
             if first is not None:
                 at = generations[first], values[first]
-                axes.plot(*at, marker="o", ms=11, mfc="none", mec=colour, mew=1.8)
+                axes.plot(*at, marker="o", ms=11, mfc="none", mec=colour, mew=1.8, clip_on=False)
         axes.plot(generations, values, color=colour, marker=marker, ms=3.5, lw=1.2, label=label)
         label = None
     for control in controls:

@@ -88,7 +88,7 @@ def test_a_lead_that_is_built_in_is_found(controls, tmp_path, capsys):
     assert result["leads"]["median_low"] == result["leads"]["median_high"] == 3
     assert result["leads"]["p_value"] == pytest.approx(0.25)  # three of three: 2 * (1/2)^3
     printed = capsys.readouterr().out
-    assert "leads by +3 generations" in printed and "(primary)" in printed
+    assert "leads by 3 generations" in printed and "(primary)" in printed
     assert (runs[0] / "onset_w0.png").stat().st_size > 10_000
 
 
@@ -101,10 +101,10 @@ def test_no_change_has_no_onset_and_the_verdict_says_so(controls, tmp_path):
 def test_censored_leads_are_bounds(controls, tmp_path):
     result = detect([a_loop(tmp_path / "run", 56, shift_at=4)], controls)
     assert result["runs"][0]["lead"]["censored"] == "right"
-    assert "at least +6 generations" in result["verdict"]
+    assert "leads by at least 6 generations" in result["verdict"]
     result = detect([a_loop(tmp_path / "other", 57, fid_at=2)], controls)
     assert result["runs"][0]["lead"]["censored"] == "left"
-    assert "at most -8 generations" in result["verdict"]
+    assert "lags by at least 8 generations" in result["verdict"]
 
 
 def test_few_controls_certify_little_and_the_verdict_says_how_little(controls, tmp_path):
