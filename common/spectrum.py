@@ -254,10 +254,10 @@ def _orthonormalised(block, basis, random):
     """An orthonormal basis of block (D, m), orthogonal to the orthonormal `basis` (D, p).
 
     Directions that a rank-deficient block lacks are random: `random` normal numbers (D, m) are
-    added at the level of rounding errors. The repetitions make those orthogonal to the basis too.
+    added at the level of rounding errors. The repetition makes those orthogonal to the basis too.
     """
     block = block / torch.linalg.norm(block).clamp(min=1e-300) + 1e-15 * random
-    for _ in range(3):
+    for _ in range(2):
         block, _ = torch.linalg.qr(block - basis @ (basis.T @ block))
     return block
 
