@@ -26,7 +26,7 @@ from common.ddpm import DDPM
 from common.unet import ContextUnet, frozen
 
 N_FEAT = 32
-N_EPOCH = 5  # of 1,500 digits
+N_EPOCH = 4  # of 1,500 digits
 T = 100  # of 500
 K = 5  # eigenvalues
 N_ITERATIONS = 30  # of the power iteration, for each
@@ -40,7 +40,7 @@ def trained_network(data):
     ddpm = DDPM(ContextUnet(1, N_FEAT)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(ddpm.parameters(), lr=1e-3)
     for _ in range(N_EPOCH):
-        for x_0, c in batches(data, 30, generator):
+        for x_0, c in batches(data, 50, generator):
             optimizer.zero_grad()
             ddpm(x_0, c, generator).backward()
             optimizer.step()
