@@ -11,8 +11,8 @@ echo The environment is active. Try next:
 if /i not "%CD%\"=="%~dp0" echo   cd /d "%~dp0"
 echo   python jacobian\demo.py
 echo   cd FullSynthetic\DDPM-MNIST
-echo   python initialmain.py --dataset digits
-echo   python main.py --dataset digits
+echo   python initialmain.py --help
+echo   python main.py --help
 "%~dp0venv\Scripts\python.exe" -W ignore -c "import torch; ok = torch.cuda.is_available(); ok and torch.ones(1, device='cuda').item(); print('CUDA: ' + torch.cuda.get_device_name() if ok else 'CUDA: no GPU is visible, so the CPU will be used')" 2>nul
 if %ERRORLEVEL% neq 0 echo CUDA: PyTorch cannot be used; to see why: python -c "import torch; torch.ones(1).cuda()"
 exit /b 0

@@ -88,8 +88,8 @@
     if ((Get-Location).ProviderPath -ne $root) { Write-Host "  cd `"$root`"" }
     Write-Host '  python jacobian\demo.py'
     Write-Host '  cd FullSynthetic\DDPM-MNIST'
-    Write-Host '  python initialmain.py --dataset digits'
-    Write-Host '  python main.py --dataset digits'
+    Write-Host '  python initialmain.py --help'
+    Write-Host '  python main.py --help'
     & $venvPython -W ignore -c "import torch; ok = torch.cuda.is_available(); ok and torch.ones(1, device='cuda').item(); print('CUDA: ' + torch.cuda.get_device_name() if ok else 'CUDA: no GPU is visible, so the CPU will be used')" 2>$null
     if ($LASTEXITCODE -ne 0) {
         Write-Host 'CUDA: PyTorch cannot be used; to see why: python -c "import torch; torch.ones(1).cuda()"'

@@ -73,8 +73,8 @@ activate_project() {
     if [ ! "$root" -ef . ]; then echo "  cd \"$root\""; fi
     echo "  python jacobian/demo.py"
     echo "  cd FullSynthetic/DDPM-MNIST"
-    echo "  python initialmain.py --dataset digits"
-    echo "  python main.py --dataset digits"
+    echo "  python initialmain.py --help"
+    echo "  python main.py --help"
     "$venv/bin/python" -W ignore -c "import torch; ok = torch.cuda.is_available(); ok and torch.ones(1, device='cuda').item(); print('CUDA: ' + torch.cuda.get_device_name() if ok else 'CUDA: no GPU is visible, so the CPU will be used')" 2>/dev/null ||
         echo "CUDA: PyTorch cannot be used; to see why: python -c \"import torch; torch.ones(1).cuda()\""
 }

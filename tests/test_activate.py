@@ -89,8 +89,8 @@ def test_first_run_makes_the_environment_and_says_what_to_do_next(activated):
         "The environment is active. Try next:",
         "  python jacobian/demo.py",
         "  cd FullSynthetic/DDPM-MNIST",
-        "  python initialmain.py --dataset digits",
-        "  python main.py --dataset digits",
+        "  python initialmain.py --help",
+        "  python main.py --help",
         'CUDA: PyTorch cannot be used; to see why: python -c "import torch; torch.ones(1).cuda()"',
         str(venv),
         str(venv / "bin" / "python"),
@@ -255,8 +255,8 @@ def test_three_scripts_agree():
     for command in (
         "python jacobian/demo.py",
         "cd FullSynthetic/DDPM-MNIST",
-        "python initialmain.py --dataset digits",
-        "python main.py --dataset digits",
+        "python initialmain.py --help",
+        "python main.py --help",
     ):
         assert command in sh
         assert command.replace("/", "\\") in bat and command.replace("/", "\\") in ps1
