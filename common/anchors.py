@@ -104,7 +104,8 @@ def measure(paths, path, constants):
     """
     anchors = select(constants.dataset, constants.seed, constants.n_anchors)
     held_out = select(constants.dataset, constants.seed, N_HELD_OUT, skip=constants.n_anchors)
-    n_T = run.load_ddpm(next(iter(paths.values()))).n_T
+    schedule = run.load_ddpm(next(iter(paths.values()))).cpu().sqrtmab
+    n_T = len(schedule) - 1
     times = scaled(constants.timesteps, n_T)
     kept = load(path) if path.exists() else {}
     hashes = {generation: storage.sha256(file) for generation, file in paths.items()}
@@ -125,8 +126,8 @@ def measure(paths, path, constants):
     )
     for generation in new:
         ddpm = run.load_ddpm(paths[generation])
-        if ddpm.n_T != n_T:
-            raise UserError(f"{paths[generation]} has n_T = {ddpm.n_T}, the others have {n_T}")
+        if ddpm.n_T != n_T or not torch.allclose(ddpm.sqrtmab.cpu(), schedule, atol=1e-5):
+            raise UserError(f"{paths[generation]} has another schedule (n_T, betas) than the first")
         rows[generation] = {
             **_spectra(ddpm.frozen(), anchors, held_out, times, bar),
             "checkpoint_sha256": hashes[generation],

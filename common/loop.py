@@ -71,16 +71,17 @@ def main(training_set, constants):
 def mainall(training_set, constants):
     """The loop over generations for every guidance weight in Wall, one after the other."""
     with one_line():
-        _loops(training_set, constants, constants.Wall)
-        paths = constants.save_dir.glob("metrics_w*.csv")  # those of other calls of mainall.py too
+        folder = _loops(training_set, constants, constants.Wall)
+        paths = folder.glob("metrics_w*.csv")  # those of other calls of mainall.py too
         weights = sorted(float(path.stem.removeprefix("metrics_w")) for path in paths)
-        rows = {w: Run(constants.save_dir, w).metrics() for w in weights}
-        path = constants.save_dir / "weights.png"
+        rows = {w: Run(folder, w).metrics() for w in weights}
+        path = folder / "weights.png"
         storage.save_figure(plots.over_weights(rows, _scenario(constants)), path)
         print(f"all weights together: {path}")
 
 
 def _loops(training_set, constants, weights):
+    """Runs a loop for each weight; returns the folder that they are in."""
     _use_device(constants)
     scenario, folder = _scenario(constants), constants.save_dir
     for w in weights:  # everything that is missing is reported before any work starts
@@ -95,32 +96,40 @@ def _loops(training_set, constants, weights):
         folder = folder / f"control_seed{constants.seed}"
         names = [path.name for w in weights for path in _inputs(Run(constants.save_dir, w))]
         _share(names, constants.save_dir, folder)
-    if _n_next(constants) < constants.batch_size:
+    if hasattr(constants, "N_next") and constants.N_next < constants.batch_size:
         print(
-            f"note: {_n_next(constants)} images for the next generation are less than one batch "
+            f"note: {constants.N_next} images for the next generation are less than one batch "
             f"({constants.batch_size}); the published setting is N_next = 60000, n_epoch = 40"
         )
     real = load_real(constants.dataset)
     _check_real_data(training_set, real, scenario, constants)
     for w in weights:
         Loop(Run(folder, w), scenario, training_set, real, constants)()
+    return folder
 
 
 def _check_real_data(training_set, real, scenario, constants):
-    """UserError, before any work, when the real images do not last to the last generation, or when
-    those of the initial model could come back as fresh ones."""
+    """UserError, before any work, when the real images do not last to the last generation, are not
+    those of initialmain.py, or when those of the initial model could come back as fresh ones."""
     last = constants.generation_number - 1
     none = real.subset(slice(0))
     training_set(last, real, lambda generation: none, constants, Seeds(constants.seed, scenario))
     record = constants.save_dir / "run_initial.json"
-    if hasattr(constants, "N_initial") and record.exists():
-        made = storage.load_json(record)["constants"]
-        if (made["seed"], made["N_real"]) != (constants.seed, constants.N_initial):
-            raise UserError(
-                f"initialmain.py ran with seed = {made['seed']} and N_real = {made['N_real']}: "
-                "give main.py the same seed, and N_initial = that N_real, or real images of the "
-                "initial model would come back as fresh ones"
-            )
+    if not record.exists():  # initial data made by other code
+        return
+    made = storage.load_json(record)["constants"]
+    if made["dataset"] != constants.dataset:
+        raise UserError(
+            f"initialmain.py ran with dataset = {made['dataset']!r}, not {constants.dataset!r}: "
+            f"add --dataset {made['dataset']}, or take another save_dir"
+        )
+    used = made["seed"], made.get("N_real")
+    if hasattr(constants, "N_initial") and used != (constants.seed, constants.N_initial):
+        raise UserError(
+            f"initialmain.py ran with seed = {used[0]} and N_real = {used[1]}: "
+            "give main.py the same seed, and N_initial = that N_real, or real images of the "
+            "initial model would come back as fresh ones"
+        )
 
 
 class Loop:

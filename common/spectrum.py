@@ -57,7 +57,7 @@ def _check(eps, x_t, t, c):
         eps = eps.func
     network = getattr(eps, "__self__", eps)
     modules = network.modules() if isinstance(network, nn.Module) else ()
-    if any(module.training for module in modules if not isinstance(module, nn.Identity)):
+    if any(module.training for module in modules):
         raise ValueError(
             "the network is in train mode, where an image's noise depends on its batch: "
             "call .eval() before differentiating it"

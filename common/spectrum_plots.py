@@ -103,6 +103,9 @@ def vectors(arrays, title, n_anchors=10):
         rows = rows / np.abs(rows).max(axis=(2, 3), keepdims=True)  # each on its own scale
         canvas = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
         axes.imshow(canvas, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+        for draw_line, n in ((axes.axvline, rows.shape[1]), (axes.axhline, rows.shape[0])):
+            for i_line in range(1, n):
+                draw_line(28 * i_line - 0.5, color="0.6", lw=0.5)
         axes.set(title=_time_title(arrays, i), xlabel="anchor's class")
         axes.set_xticks(
             14 + 28 * np.arange(rows.shape[1]), labels=arrays["anchor_labels"][: rows.shape[1]]
@@ -129,7 +132,8 @@ def statistics(runs, title):
         panels[0].legend(fontsize=8)
     else:
         first, found = next(iter(runs.values()))
-        figure, panels = _panels(len(found) * len(first["t"]), title, rows=len(found), height=2.2)
+        rows = 2 if len(first["t"]) == 1 else len(found)
+        figure, panels = _panels(len(found) * len(first["t"]), title, rows=rows, height=2.4)
         for row, name in enumerate(found):
             for i, t in enumerate(first["t"]):
                 axes = panels[row * len(first["t"]) + i]
@@ -153,8 +157,8 @@ def _band(axes, generations, values, style, label):
 
 def onsets(loops, controls, calibration, primary):
     """All streams over the generations. Calibrated: z-scores against the controls, whose own
-    generations are grey, and a ring at the first alarm. Otherwise: change since generation 0 in
-    units of its standard error over anchors, or of the stream's own spread, and no alarms."""
+    generations are grey, and a ring at the first alarm. Otherwise: the change since generation 0,
+    with its 95 % interval over anchors where there are anchors, and no alarms."""
     groups = {}
     for name in loops[0].names:
         groups.setdefault(name.split()[0], []).append(name)

@@ -6,6 +6,7 @@ A stage is complete when its file is there; what an interrupted one saved lies b
 from common import run, storage
 from common.data import LabelledImages, load_real
 from common.ddpm import DDPM
+from common.errors import UserError
 from common.lenet import accuracy, train_lenet
 from common.sample import generate_samples
 from common.seeds import INITIAL
@@ -23,7 +24,13 @@ def train(run_, generation, data, constants, seeds, start=None):
         )
     )
     if start is not None:
-        ddpm.load_state_dict(storage.load(start))
+        previous = run.load_ddpm(start)
+        if (previous.nn_model.n_feat, previous.n_T) != (constants.n_feat, constants.n_T):
+            raise UserError(
+                f"{start} has n_feat = {previous.nn_model.n_feat} and n_T = {previous.n_T}: "
+                "give the same, or init_from = scratch"
+            )
+        ddpm.load_state_dict(previous.state_dict())
     losses = train_ddpm(
         ddpm.to(run.device()),
         LabelledImages(*data).to(run.device()),

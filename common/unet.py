@@ -142,4 +142,4 @@ def frozen(network):
             for layers in (block.conv1, block.conv2):
                 layers[0] = fuse_conv_bn_eval(layers[0], layers[1]).requires_grad_(False)
                 layers[1] = nn.Identity()
-    return network.to(memory_format=torch.channels_last)
+    return network.eval().to(memory_format=torch.channels_last)

@@ -154,6 +154,13 @@ def test_a_folder_made_by_other_code_is_enough(tmp_path):
     assert anchors.load(tmp_path / "spectra_w0.25.npz")["t"].tolist() == [250]
 
 
+def test_a_checkpoint_of_another_schedule_is_refused(tmp_path):
+    a_run(tmp_path, [0])
+    storage.save(DDPM(ContextUnet(1, 8), (1e-4, 0.2), 20).state_dict(), Run(tmp_path, 0).model(1))
+    with pytest.raises(SystemExit, match=r"model_1_w0.pth has another schedule"):
+        measure(tmp_path)
+
+
 def test_timesteps_are_scaled_and_may_not_fall_together():
     assert anchors.scaled([50, 100, 250, 400], 500) == [50, 100, 250, 400]
     assert anchors.scaled([50, 100, 250, 400], 50) == [5, 10, 25, 40]

@@ -118,3 +118,24 @@ def test_file_names_suit_windows():
     forbidden = set('<>:"|?*')
     for path in SHIPPED + list(Path(ROOT / "tests").rglob("*.py")):
         assert not forbidden & set(path.name)
+
+
+def test_the_readme_has_every_constant_with_its_defaults():
+    """Its table has a row per constant and a cell per scenario: initialmain / main / mainall."""
+    defaults, names = {}, set()
+    for script in SCRIPTS:
+        for node in tree(script).body:
+            if isinstance(node, ast.Assign):
+                key = script.parents[1].name, script.stem, node.targets[0].id
+                defaults[key] = ast.unparse(node.value)
+                names.add(node.targets[0].id)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in names:
+        cells = []
+        for scenario in ("FullSynthetic", "Fresh", "AugmentedSynthetic"):
+            values = [
+                defaults.get((scenario, stem, name), "\N{EN DASH}")
+                for stem in ("initialmain", "main", "mainall")
+            ]
+            cells.append(values[0] if len(set(values)) == 1 else " / ".join(values))
+        assert f"| `{name}` | {' | '.join(cells)} |" in text, name

@@ -5,7 +5,16 @@ import re
 import pytest
 import torch
 from tiny import FULL as FOLDER
-from tiny import TINY_INITIAL, TINY_MAIN, copied, hashes, initialmain, main, training_set_of
+from tiny import (
+    TINY_INITIAL,
+    TINY_MAIN,
+    constants_of,
+    copied,
+    hashes,
+    initialmain,
+    main,
+    training_set_of,
+)
 
 from common import loop, run, storage
 from common.data import load_real
@@ -298,3 +307,26 @@ def test_tiny_overrides_are_constants_of_the_scripts():
     for script, changes in (("initialmain.py", TINY_INITIAL), ("main.py", TINY_MAIN)):
         text = (FOLDER / script).read_text(encoding="utf-8")
         assert all(re.search(rf"^{name} = ", text, re.M) for name in changes)
+
+
+def test_another_dataset_than_that_of_the_initial_model_is_refused(initial, tmp_path):
+    folder = copied(initial, tmp_path / "run")
+    text = (folder / "run_initial.json").read_text(encoding="utf-8")
+    (folder / "run_initial.json").write_text(text.replace("digits", "mnist"), encoding="utf-8")
+    with pytest.raises(SystemExit, match="initialmain.py ran with dataset = 'mnist', not 'digits'"):
+        main(folder)
+
+
+def test_going_on_from_a_model_of_another_size_is_refused(initial, tmp_path):
+    folder = copied(initial, tmp_path / "run")
+    with pytest.raises(SystemExit, match="model_initial.pth has n_feat = 8 and n_T = 8"):
+        main(folder, init_from="previous", n_feat=16)
+
+
+def test_control_loops_of_several_weights_are_compared_in_their_own_folder(initial, tmp_path):
+    folder = copied(initial, tmp_path / "run")
+    changes = {**TINY_MAIN, "generation_number": 1, "control": True, "Wall": [0]}
+    constants = constants_of(FOLDER / "mainall.py", **changes, save_dir=folder)
+    loop.mainall(training_set_of(FOLDER), constants)
+    assert (folder / "control_seed0" / "weights.png").exists()
+    assert not (folder / "weights.png").exists()
