@@ -44,8 +44,8 @@ def initialmain(training_set, constants):
         run.record(
             home / "run_initial.json", _fixed(constants), {"dataset": _fingerprint(real)}, FREE
         )
+        stages.train_feature_network(Run(home, 0), constants, real)
         seeds = Seeds(constants.seed, _scenario(constants))
-        stages.train_feature_network(Run(home, 0), constants, real, seeds)
         if Run(home, 0).model(INITIAL).exists():
             print(f"model_initial.pth is there: going on to its samples ({home})")
         else:

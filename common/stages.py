@@ -9,7 +9,7 @@ from common.ddpm import DDPM
 from common.errors import UserError
 from common.lenet import accuracy, train_lenet
 from common.sample import generate_samples
-from common.seeds import INITIAL
+from common.seeds import INITIAL, Seeds
 from common.train import train_ddpm
 from common.unet import ContextUnet
 
@@ -71,12 +71,15 @@ def sample(run_, generation, files, n, w, stage, constants, seeds):
     partial(images).unlink(missing_ok=True)
 
 
-def train_feature_network(run_, constants, real, seeds):
-    """Trains LeNet on all real training images and saves it, unless it is there."""
+def train_feature_network(run_, constants, real):
+    """Trains LeNet on all real training images and saves it, unless it is there.
+
+    It is the same for every scenario and seed: FIDs by different networks cannot be compared.
+    """
     if run_.prmodel.exists():
         return
     print("training the feature network prmodel.pth ...")
-    network = train_lenet(real.to(run.device()), seeds)
+    network = train_lenet(real.to(run.device()), Seeds(0, "feature network"))
     storage.save(network.state_dict(), run_.prmodel)
     percent = 100 * accuracy(network, load_real(constants.dataset, train=False))
     print(f"prmodel.pth classifies {percent:.2f} % of the test images correctly")
