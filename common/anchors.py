@@ -4,7 +4,6 @@ Anchors are real test images, as many of each class, each with its own label and
 per (anchor, t): the same for every generation and every run, so that what differs is the model.
 """
 
-import io
 import re
 from typing import NamedTuple
 
@@ -92,7 +91,8 @@ def main(constants):
                 )
             paths = {g: paths[g] for g in paths if g == INITIAL or g in constants.generations}
         path = Run(constants.run_dir, constants.w).table("spectra", "npz")
-        new = measure(paths, path, constants)
+        with storage.lock(path.with_suffix(".lock")):
+            new = measure(paths, path, constants)
         print(f"{len(new)} of {len(paths)} checkpoints measured, the others were there: {path}")
 
 
@@ -107,7 +107,7 @@ def measure(paths, path, constants):
     schedule = run.load_ddpm(next(iter(paths.values()))).cpu().sqrtmab
     n_T = len(schedule) - 1
     times = scaled(constants.timesteps, n_T)
-    kept = load(path) if path.exists() else {}
+    kept = load(path) if storage.intact(path) else {}
     hashes = {generation: storage.sha256(file) for generation, file in paths.items()}
     if kept:
         for name, ours in (("t", times), ("anchor_index", anchors.index.tolist())):
@@ -147,8 +147,7 @@ def measure(paths, path, constants):
             "anchor_index": anchors.index.numpy(),
             "anchor_labels": anchors.labels.numpy(),
         }
-        with storage.atomic(path) as file:
-            np.savez(file, **arrays)
+        storage.save_arrays(arrays, path)
     bar.close()
     return new
 
@@ -157,13 +156,7 @@ def load(path):
     """The arrays of a spectra_w{w}.npz as a dict. Its axes: G generations (INITIAL = -1 first), T
     times, A anchors, D = 784: eigenvalues of J^T J (G, T, A, D) descending, trace and asymmetry
     of J (G, T, A), leading_vectors (G, T, A, 3, D), denoising_loss (G, T), and their conditions."""
-    if not path.exists():
-        raise UserError(f"{path.name} is missing in {path.parent}: run jacobian/spectra.py first")
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, OSError, EOFError, KeyError) as error:
-        raise UserError(f"{path} is damaged: move it away and run jacobian/spectra.py") from error
+    return storage.load_arrays(path, "jacobian/spectra.py")
 
 
 def statistics(arrays):

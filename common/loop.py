@@ -32,7 +32,9 @@ def initialmain(training_set, constants):
 
     For every w in Wall it writes the initial synthetic data, in each of save_dirs.
     """
-    with one_line():
+    with one_line(), contextlib.ExitStack() as locks:
+        for folder in constants.save_dirs:
+            locks.enter_context(storage.lock(folder / "run_initial.lock"))
         _use_device(constants)
         home, *others = constants.save_dirs
         names = ["run_initial.json", "prmodel.pth", "model_initial.pth"]
@@ -46,7 +48,7 @@ def initialmain(training_set, constants):
         )
         stages.train_feature_network(Run(home, 0), constants, real)
         seeds = Seeds(constants.seed, _scenario(constants))
-        if Run(home, 0).model(INITIAL).exists():
+        if stages.is_done([Run(home, 0).model(INITIAL)], Run(home, 0).training_state(INITIAL)):
             print(f"model_initial.pth is there: going on to its samples ({home})")
         else:
             data = training_set(INITIAL, real, None, constants, seeds)
@@ -76,7 +78,8 @@ def mainall(training_set, constants):
         weights = sorted(float(path.stem.removeprefix("metrics_w")) for path in paths)
         rows = {w: Run(folder, w).metrics() for w in weights}
         path = folder / "weights.png"
-        storage.save_figure(plots.over_weights(rows, _scenario(constants)), path)
+        with storage.lock(path.with_suffix(".lock"), wait=True):  # other weights' loops write it too
+            storage.save_figure(plots.over_weights(rows, _scenario(constants)), path)
         print(f"all weights together: {path}")
 
 
@@ -91,6 +94,7 @@ def _loops(training_set, constants, weights):
                 raise UserError(
                     f"{path.name} is missing in {folder}: run initialmain.py{again} first"
                 )
+            storage.read(path)
     if getattr(constants, "control", False):
         scenario += " control"
         folder = folder / f"control_seed{constants.seed}"
@@ -104,7 +108,8 @@ def _loops(training_set, constants, weights):
     real = load_real(constants.dataset)
     _check_real_data(training_set, real, scenario, constants)
     for w in weights:
-        Loop(Run(folder, w), scenario, training_set, real, constants)()
+        with storage.lock(Run(folder, w).table("run", "lock")):
+            Loop(Run(folder, w), scenario, training_set, real, constants)()
     return folder
 
 
@@ -143,6 +148,8 @@ class Loop:
         inputs["dataset"] = _fingerprint(real)
         run.record(run_.table("run", "json"), _fixed(constants), inputs, FREE)
         self.reference = self._reference(inputs)
+        for kind in ("metrics", "timings"):  # a damaged table is made anew
+            storage.intact(run_.table(kind))
 
     def __call__(self):
         self.stages_done = 0
@@ -157,14 +164,18 @@ class Loop:
             self.draw(generation)
         if self.stages_done == 0:
             print(f"{name}: nothing to do, all {len(generations) - 1} generations are complete")
+        figures = [self.run.figure(kind) for kind in ("fid", "prdc", "strip", "loss")]
+        if not all([storage.intact(path) for path in figures]):
+            self.draw_progress()
         tables = ", ".join(self.run.table(kind).name for kind in ("metrics", "timings"))
-        figures = ", ".join(self.run.figure(kind).name for kind in ("fid", "prdc", "strip", "loss"))
+        figures = ", ".join(path.name for path in figures)
         print(f"{name}: {tables}, {figures} and the figures of each generation are in")
         print(f"  {self.run.folder}")
 
     def train(self, generation):
         """Trains and saves this generation's model."""
-        if stages.is_done(self.run.model(generation), self.run.training_state(generation)):
+        if stages.is_done([self.run.model(generation)], self.run.training_state(generation)):
+            storage.intact(self.run.losses(generation))  # not worth another training: just tell
             return
         with self._stage("training", generation):
             seeds = self._seeds(generation)
@@ -179,7 +190,7 @@ class Loop:
         files, n = self.run.samples(generation), _n_next(self.constants)
         if getattr(self.constants, "control", False):  # nothing would train on them
             return
-        if not stages.is_done(files[0], stages.partial(files[0])):
+        if not stages.is_done(files, stages.partial(files[0])):
             with self._stage("sampling", generation):
                 self._sample(generation, files, n, self.run.w, "samples")
 
@@ -187,10 +198,10 @@ class Loop:
         """Samples this generation's images for the metrics, at guidance 0, and its strip: one image
         of each class, at guidance w, from the same noise in every generation."""
         files, strip = self.run.evaluation(generation), self.run.strip(generation)
-        if not stages.is_done(files[0], stages.partial(files[0])):
+        if not stages.is_done(files, stages.partial(files[0])):
             with self._stage("sampling for evaluation", generation):
                 self._sample(generation, files, self.constants.N_eval, 0, "evaluation")
-        if not stages.is_done(strip[0], stages.partial(strip[0])):
+        if not stages.is_done(strip, stages.partial(strip[0])):
             with self._stage("sampling the strip", generation):
                 self._sample(generation, strip, 10, self.run.w, "strip", INITIAL)
 
@@ -223,7 +234,7 @@ class Loop:
     def draw(self, generation):
         """This generation's figures, and those over all generations so far."""
         tsne, grid = (self.run.figure(kind, generation) for kind in ("tsne", "grid"))
-        if tsne.exists() and grid.exists():
+        if storage.intact(tsne) and storage.intact(grid):
             return
         with self._stage("figures", generation):
             data = run.load_images(self.run.evaluation(generation))
@@ -249,7 +260,7 @@ class Loop:
         losses = {
             g: [float(row["loss"]) for row in storage.load_rows(self.run.losses(g))]
             for g in generations
-            if self.run.losses(g).exists()
+            if storage.intact(self.run.losses(g))
         }
         storage.save_figure(plots.fid(rows, title), self.run.figure("fid"))
         storage.save_figure(plots.prdc(rows, title), self.run.figure("prdc"))
@@ -270,14 +281,15 @@ class Loop:
         """The real data's features (N, 84) and PRDC radii (N,), computed once per folder."""
         path = self.run.folder / "real_features.pth"
         key = {name: inputs[name] for name in ("dataset", "prmodel.pth")}
-        if path.exists():
-            saved = storage.load(path, "main.py")
-            if saved["key"] == key:
-                return saved["features"], saved["radii"]
-        features = extract_mnist_features(self.real.images, self.lenet)
-        radii = nearest_radii(features)
-        storage.save({"key": key, "features": features, "radii": radii}, path)
-        return features, radii
+        with storage.lock(path.with_suffix(".lock"), wait=True):  # loops of other weights use it too
+            if storage.intact(path):
+                saved = storage.load(path, "main.py")
+                if saved["key"] == key:
+                    return saved["features"], saved["radii"]
+            features = extract_mnist_features(self.real.images, self.lenet)
+            radii = nearest_radii(features)
+            storage.save({"key": key, "features": features, "radii": radii}, path)
+            return features, radii
 
     @contextlib.contextmanager
     def _stage(self, stage, generation):
@@ -305,12 +317,11 @@ def _inputs(run_):
 def _share(names, source, target):
     """Copies these files of the folder source to target; those that are there must be the same."""
     for name in names:
-        if not (source / name).exists():
+        if not storage.intact(source / name):
             continue
-        if not (target / name).exists():
+        if not storage.intact(target / name):
             content = (source / name).read_bytes()
-            with storage.atomic(target / name) as file:
-                file.write(content)
+            storage.write(target / name, content)
         elif storage.sha256(source / name) != storage.sha256(target / name):
             raise UserError(f"{name} differs between {source} and {target}: keep one of the two")
 

@@ -162,6 +162,11 @@ def record(path, constants, inputs, free=()):
     if not path.exists():
         storage.save_json(made, path)
         return
+    if not storage.intact(path):
+        raise UserError(
+            f"{path.name}, the record of this run's constants, was damaged: make sure that the "
+            "constants are still the same, then run the same command again"
+        )
     before = storage.load_json(path)
     for kind in ("constants", "inputs"):
         old, new = before[kind], made[kind]

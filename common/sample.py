@@ -64,7 +64,9 @@ def generate_samples(ddpm, n, w, *, max_c, seeds, stage, partial_path, save_ever
     ddpm = ddpm.frozen()
     labels = balanced_labels(n, ddpm.nn_model.n_classes)
     done = (
-        storage.load(partial_path) if partial_path.exists() else torch.empty(0, dtype=torch.uint8)
+        storage.load(partial_path)
+        if storage.intact(partial_path)
+        else torch.empty(0, dtype=torch.uint8)
     )
     finished = [done.reshape(-1, 1, 28, 28)]
     start = len(done)

@@ -10,6 +10,7 @@ import ast
 import difflib
 import io
 import math
+import tempfile
 import tokenize
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,7 +112,8 @@ RULES = {
     "primary_t": _whole(1),
 }
 REAL = {"w", "Wall", "lrate", "save_every"}  # numbers that need not be whole, whatever the default
-PATHS = {"save_dir", "save_dirs", "run_dir", "runs", "controls", "output_dir"}
+WRITTEN = {"save_dir", "save_dirs", "output_dir"}  # folders that a script writes to
+PATHS = WRITTEN | {"run_dir", "runs", "controls"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -165,6 +167,10 @@ def from_script(namespace, argv=None):
             parser.error(f"{name} is {shown}, but it must be {RULES[name][1]}")
         if name in PATHS:
             value = _resolved(value, script.parent)
+        if name in WRITTEN:
+            for folder in value if isinstance(value, list) else [value]:
+                if reason := _why_unwritable(folder):
+                    parser.error(f"{name} is {str(folder)!r}, which cannot be written to: {reason}")
         setattr(constants, name, value)
     if hasattr(constants, "beta1") and not constants.beta1 < constants.beta2:
         parser.error(f"beta1 is {constants.beta1}, but it must be below beta2, {constants.beta2}")
@@ -213,3 +219,17 @@ def _resolved(value, folder):
     if isinstance(value, (list, tuple)):
         return [_resolved(part, folder) for part in value]
     return folder / Path(value).expanduser()
+
+
+def _why_unwritable(folder):
+    """What hinders writing to a folder that is there or is still to be made; None if nothing."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    if there is None:
+        return "there is no such drive"
+    if not there.is_dir():
+        return f"{there} is a file"
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)

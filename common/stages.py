@@ -1,6 +1,6 @@
 """The stages of a generation that leave files: training a model, and sampling from it.
 
-A stage is complete when its file is there; what an interrupted one saved lies beside it.
+A stage is complete when its files are there; what an interrupted one saved lies beside it.
 """
 
 from common import run, storage
@@ -45,7 +45,7 @@ def train(run_, generation, data, constants, seeds, start=None):
     rows = [{"epoch": epoch + 1, "loss": loss} for epoch, loss in enumerate(losses)]
     storage.save_rows(rows, run_.losses(generation))
     storage.save(ddpm.state_dict(), run_.model(generation))
-    run_.training_state(generation).unlink(missing_ok=True)
+    storage.remove(run_.training_state(generation))
 
 
 def sample(run_, generation, files, n, w, stage, constants, seeds):
@@ -54,7 +54,7 @@ def sample(run_, generation, files, n, w, stage, constants, seeds):
     files: the paths of images and labels; stage names the source of noise among `seeds`.
     """
     images, _ = files
-    if is_done(images, partial(images)):
+    if is_done(files, partial(images)):
         return
     data = generate_samples(
         run.load_ddpm(run_.model(generation)),
@@ -68,7 +68,7 @@ def sample(run_, generation, files, n, w, stage, constants, seeds):
         name=f"generation {name_of(generation)}: {stage}",
     )
     run.save_images(data, files)
-    partial(images).unlink(missing_ok=True)
+    storage.remove(partial(images))
 
 
 def train_feature_network(run_, constants, real):
@@ -76,7 +76,7 @@ def train_feature_network(run_, constants, real):
 
     It is the same for every scenario and seed: FIDs by different networks cannot be compared.
     """
-    if run_.prmodel.exists():
+    if storage.intact(run_.prmodel):
         return
     print("training the feature network prmodel.pth ...")
     network = train_lenet(real.to(run.device()), Seeds(0, "feature network"))
@@ -85,11 +85,13 @@ def train_feature_network(run_, constants, real):
     print(f"prmodel.pth classifies {percent:.2f} % of the test images correctly")
 
 
-def is_done(path, leftover):
-    """Whether a stage's file is there; if so, removes what a stop just after it left behind."""
-    if path.exists():
-        leftover.unlink(missing_ok=True)
-    return path.exists()
+def is_done(paths, leftover):
+    """Whether a stage's files are there as they were written; if so, removes what a stop just
+    after them left behind."""
+    done = all([storage.intact(path) for path in paths])
+    if done:
+        storage.remove(leftover)
+    return done
 
 
 def partial(images):

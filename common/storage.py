@@ -1,4 +1,4 @@
-"""Files that are either complete or absent, on any device that reads them."""
+"""Files that are complete or absent, and known to be what was written."""
 
 import contextlib
 import csv
@@ -6,44 +6,114 @@ import hashlib
 import io
 import json
 import os
+import sys
+import time
+import zipfile
 
+import numpy as np
 import torch
 
 from common.errors import UserError
 
 
-@contextlib.contextmanager
-def atomic(path):
-    """A binary file to write; `path` appears, whole, when the block ends without an error."""
+def write(path, content):
+    """Writes bytes so that `path` is always whole: the old content, or the new.
+
+    Their SHA-256 goes to hashes/{file name}.sha256 beside the file first, so that `read` and
+    `intact` notice when the file is not what was written. UserError when the disk refuses.
+    """
+    record = _record(path)
+    before = _recorded(path)[:1] if path.exists() else []
+    try:
+        _replace(record, "\n".join([digest(content), *before]).encode())
+        _replace(path, content)
+        if before:  # until here the old content was right as well
+            _replace(record, digest(content).encode())
+    except OSError as error:
+        hint = " (is it open in another program?)" if isinstance(error, PermissionError) else ""
+        raise UserError(f"cannot write {path}: {error.strerror or error}{hint}") from error
+
+
+def read(path, made_by="initialmain.py"):
+    """The bytes of a file. UserError when it is missing, or is not what was written."""
+    if not path.exists():
+        raise UserError(f"{path.name} is missing in {path.parent}: run {made_by} first")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if not _matches(path, content):
+        raise UserError(
+            f"{path} is damaged or was replaced: run {made_by} again to make it anew, "
+            f"or, to use it as it is, delete {_record(path)}"
+        )
+    return content
+
+
+def intact(path):
+    """Whether a file is there as it was written. A damaged one is kept aside, saying so."""
+    if not path.exists():
+        return False
+    with contextlib.suppress(OSError):  # on a damaged disk reading itself fails
+        if _matches(path, path.read_bytes()):
+            return True
+    number, aside = 1, path.with_name(path.name + ".damaged")
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged{number}")
+    os.replace(path, aside)
+    _record(path).unlink(missing_ok=True)
+    print(f"note: {path.name} is damaged or was replaced; kept as {aside.name} in {path.parent}")
+    return False
+
+
+def remove(path):
+    """Deletes a file that is no longer needed, if it is there, and its hash."""
+    path.unlink(missing_ok=True)
+    _record(path).unlink(missing_ok=True)
+
+
+def _record(path):
+    return path.parent / "hashes" / f"{path.name}.sha256"
+
+
+def _recorded(path):
+    record = _record(path)
+    return record.read_text(encoding="utf-8", errors="replace").split() if record.exists() else []
+
+
+def _matches(path, content):
+    """Whether content is what was recorded; what other code put there has no record."""
+    return not _record(path).exists() or digest(content) in _recorded(path)
+
+
+def _replace(path, content):
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            yield file
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
         raise
 
 
 def save(value, path):
-    """torch.save of tensors (or dicts of them), moved to the CPU, atomically."""
-    with atomic(path) as file:
-        torch.save(_on_cpu(value), file)
+    """torch.save of tensors (or dicts of them), moved to the CPU."""
+    content = io.BytesIO()
+    torch.save(_on_cpu(value), content)
+    write(path, content.getvalue())
 
 
 def load(path, made_by="initialmain.py"):
     """What `save` wrote, on the CPU. UserError when the file is missing, damaged or not tensors."""
-    if not path.exists():
-        raise UserError(f"{path.name} is missing in {path.parent}: run {made_by} first")
+    content = read(path, made_by)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # damage can show as almost anything
         raise UserError(
             f"{path} cannot be read as tensors ({type(error).__name__}): "
@@ -52,17 +122,16 @@ def load(path, made_by="initialmain.py"):
 
 
 def save_text(text, path):
-    with atomic(path) as file:
-        file.write(text.encode("utf-8"))
+    write(path, text.encode("utf-8"))
 
 
 def save_json(value, path):
     save_text(json.dumps(value, indent=2) + "\n", path)
 
 
-def load_json(path):
+def load_json(path, made_by="initialmain.py"):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read(path, made_by))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): move it away and start again") from error
 
@@ -76,18 +145,74 @@ def save_rows(rows, path):
     save_text(text.getvalue(), path)
 
 
-def load_rows(path):
+def load_rows(path, made_by="main.py"):
     """The rows of a CSV file as dicts of strings; [] when there is no such file."""
     if not path.exists():
         return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(io.StringIO(read(path, made_by).decode("utf-8"), newline="")))
 
 
 def save_figure(figure, path):
     """A matplotlib Figure as PNG, without the date or version that would change its bytes."""
-    with atomic(path) as file:
-        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
+    write(path, content.getvalue())
+
+
+def save_arrays(arrays, path):
+    """{name: NumPy array} as .npz."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write(path, content.getvalue())
+
+
+def load_arrays(path, made_by):
+    """What `save_arrays` wrote. UserError when the file is missing or damaged."""
+    content = read(path, made_by)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged: move it away and run {made_by}") from error
+
+
+@contextlib.contextmanager
+def lock(path, wait=False):
+    """Holds the file `path` locked inside the block, against other processes.
+
+    UserError when another holds it, or, with `wait`, waits until it does not. The operating system
+    frees the lock when its process ends, however that happens; the empty file stays.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    with file:
+        while True:
+            try:
+                _lock(file)
+                break
+            except OSError as error:
+                if not wait:
+                    raise UserError(
+                        f"another process is at work in {path.parent} (it holds {path.name}): "
+                        "wait for it, stop it, or take another folder"
+                    ) from error
+                time.sleep(0.2)
+        yield
+
+
+def _lock(file):
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def sha256(path):

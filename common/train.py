@@ -21,7 +21,7 @@ def train_ddpm(ddpm, data, *, n_epoch, batch_size, lrate, seeds, state_path, sav
     ddpm.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(ddpm.parameters(), lr=lrate, fused=True)
     epoch_losses = []
-    if state_path.exists():
+    if storage.intact(state_path):
         state = storage.load(state_path)
         ddpm.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

@@ -194,6 +194,9 @@ def test_a_changed_input_is_named_on_continuation(finished, tmp_path):
     state = torch.load(folder / "prmodel.pth", weights_only=True)
     state["fc3.bias"] += 1
     torch.save(state, folder / "prmodel.pth")
+    with pytest.raises(SystemExit, match=r"prmodel.pth is damaged or was replaced"):
+        main(folder)
+    (folder / "hashes" / "prmodel.pth.sha256").unlink()
     with pytest.raises(SystemExit, match=r"other inputs: prmodel.pth"):
         main(folder)
 
@@ -210,7 +213,7 @@ def test_missing_initial_data_is_named_with_its_folder_and_remedy(initial, tmp_p
 def test_labels_that_do_not_fit_the_images_are_refused(initial, tmp_path):
     folder = copied(initial, tmp_path / "run")
     labels = torch.load(folder / "gen_index_with_w_initial_w0", weights_only=True)
-    torch.save(labels.repeat(2), folder / "gen_index_with_w_initial_w0")
+    storage.save(labels.repeat(2), folder / "gen_index_with_w_initial_w0")
     with pytest.raises(SystemExit, match=r"expected 70 labels from 0 to 9, one for each image"):
         main(folder)
 
@@ -236,7 +239,7 @@ def test_initialmain_fills_every_folder_alike(initial, tmp_path):
     shared = {"prmodel.pth", "model_initial.pth", "gen_data_with_w_initial_w0"}
     for name in shared:
         assert hashes(folders[0])[name] == hashes(folders[1])[name] == hashes(initial)[name]
-    torch.save({}, folders[0] / "model_initial.pth")
+    storage.save({}, folders[0] / "model_initial.pth")
     with pytest.raises(SystemExit, match=r"model_initial.pth differs between"):
         initialmain(folders[1], **constants)
 
@@ -312,7 +315,7 @@ def test_tiny_overrides_are_constants_of_the_scripts():
 def test_another_dataset_than_that_of_the_initial_model_is_refused(initial, tmp_path):
     folder = copied(initial, tmp_path / "run")
     text = (folder / "run_initial.json").read_text(encoding="utf-8")
-    (folder / "run_initial.json").write_text(text.replace("digits", "mnist"), encoding="utf-8")
+    storage.save_text(text.replace("digits", "mnist"), folder / "run_initial.json")
     with pytest.raises(SystemExit, match="initialmain.py ran with dataset = 'mnist', not 'digits'"):
         main(folder)
 

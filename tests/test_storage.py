@@ -4,6 +4,10 @@ import csv
 import errno
 import os
 import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,34 +23,58 @@ from common.errors import UserError
 
 
 def leftovers(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != "hashes")
 
 
+@pytest.mark.parametrize("at", ["fsync", "replace"])
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_write_that_stops_midway_leaves_the_old_file_alone(tmp_path, error):
+def test_a_write_that_stops_midway_leaves_the_old_file_alone(tmp_path, monkeypatch, error, at):
     path = tmp_path / "file"
     storage.save_text("old", path)
-    with pytest.raises(error), storage.atomic(path) as file:
-        file.write(b"ne")
+
+    def stops(*arguments):
         raise error
-    assert path.read_text() == "old" and leftovers(tmp_path) == ["file"]
+
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(os, at, stops)
+        storage.save_text("new", path)
+    assert storage.read(path) == b"old" and leftovers(tmp_path) == ["file"]
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_old_file_alone(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "No space left on device"),
+        (errno.EACCES, "Permission denied (is it open in another program?)"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_the_old_file_alone(
+    tmp_path, monkeypatch, number, said
+):
     path = tmp_path / "file"
     storage.save_text("old", path)
-    with pytest.raises(UserError) as stopped, storage.atomic(path) as file:
-        file.write(b"ne")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert str(stopped.value) == f"cannot write {path}: No space left on device"
-    assert path.read_text() == "old" and leftovers(tmp_path) == ["file"]
+
+    def fails(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch, pytest.raises(UserError) as stopped:
+        patch.setattr(os, "fsync", fails)
+        storage.save_text("new", path)
+    assert str(stopped.value) == f"cannot write {path}: {said}"
+    assert storage.read(path) == b"old" and leftovers(tmp_path) == ["file"]
 
 
-def test_the_file_is_not_there_before_it_is_whole(tmp_path):
-    path = tmp_path / "a" / "b" / "file"
-    with storage.atomic(path) as file:
-        file.write(b"whole")
-        assert not path.exists()
+def test_the_file_is_not_there_before_it_is_whole(tmp_path, monkeypatch):
+    path, replace = tmp_path / "a" / "b" / "file", os.replace
+    seen = []
+
+    def replaced(source, target):
+        seen.append((target.name, target.exists(), source.read_bytes()))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    storage.write(path, b"whole")
+    assert seen[-1] == ("file", False, b"whole")
     assert path.read_bytes() == b"whole" and leftovers(path.parent) == ["file"]
 
 
@@ -55,7 +83,7 @@ def test_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda *a: (order.append("fsync"), fsync(*a)))
     monkeypatch.setattr(os, "replace", lambda *a: (order.append("replace"), replace(*a)))
     storage.save_text("text", tmp_path / "file")
-    assert order == ["fsync", "replace"]
+    assert order == ["fsync", "replace"] * 2  # the hash, then the file
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
@@ -63,6 +91,109 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("here")
     with pytest.raises(UserError, match="cannot write .*file.within: "):
         storage.save_text("text", tmp_path / "file" / "within")
+
+
+# What was written
+
+DAMAGES = {
+    "truncated": lambda content: content[:-1],
+    "zeroed": lambda content: bytes(len(content)),
+    "bit-flipped": lambda content: content[:5] + bytes([content[5] ^ 1]) + content[6:],
+    "replaced": lambda content: b"of another generation",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_file_that_is_not_what_was_written_is_not_read(tmp_path, damage):
+    path = tmp_path / "model_0_w0.pth"
+    storage.write(path, b"what was written")
+    path.write_bytes(DAMAGES[damage](b"what was written"))
+    with pytest.raises(UserError) as stopped:
+        storage.read(path, "main.py")
+    said = str(stopped.value)
+    assert said.startswith(f"{path} is damaged or was replaced: run main.py again")
+    (tmp_path / "hashes" / "model_0_w0.pth.sha256").unlink()  # as the line says
+    assert said.endswith(".sha256") and storage.read(path) == path.read_bytes()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_kept_aside_once_and_again(tmp_path, capsys, damage):
+    path = tmp_path / "file"
+    for name in ("file.damaged", "file.damaged2"):
+        storage.write(path, b"what was written")
+        assert storage.intact(path) and capsys.readouterr().out == ""
+        path.write_bytes(DAMAGES[damage](b"what was written"))
+        assert not storage.intact(path) and not path.exists()
+        assert (tmp_path / name).read_bytes() == DAMAGES[damage](b"what was written")
+        assert capsys.readouterr().out == (
+            f"note: file is damaged or was replaced; kept as {name} in {tmp_path}\n"
+        )
+    assert not storage.intact(path)
+
+
+def test_a_file_of_other_code_has_no_hash_and_is_taken_as_it_is(tmp_path):
+    (tmp_path / "prmodel.pth").write_bytes(b"theirs")
+    assert storage.intact(tmp_path / "prmodel.pth")
+    assert storage.read(tmp_path / "prmodel.pth") == b"theirs"
+
+
+@pytest.mark.parametrize("dies_at", [1, 2, 3])
+def test_a_stop_between_hash_and_file_leaves_a_pair_that_fits(tmp_path, monkeypatch, dies_at):
+    path, replace, calls = tmp_path / "metrics.csv", os.replace, []
+    storage.write(path, b"old")
+
+    def dies(source, target):
+        calls.append(target)
+        if len(calls) == dies_at:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", dies)
+        storage.write(path, b"new")
+    assert storage.read(path) == (b"old" if dies_at < 3 else b"new")
+    storage.write(path, b"newer")
+    assert storage.read(path) == b"newer"
+
+
+def test_an_older_version_of_a_file_is_not_taken_for_the_newest(tmp_path):
+    path = tmp_path / "metrics.csv"
+    storage.write(path, b"old")
+    storage.write(path, b"new")
+    path.write_bytes(b"old")
+    assert not storage.intact(path)
+
+
+# Locks
+
+HOLDER = """
+import sys
+from pathlib import Path
+from common import storage
+with storage.lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_keeps_others_out_until_its_process_ends_however_it_ends(tmp_path):
+    path = tmp_path / "run_w0.lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(storage.__file__).parents[1],
+    )  # fmt: skip
+    try:
+        assert holder.stdout.readline() == b"held" + os.linesep.encode()
+        with pytest.raises(UserError, match="another process is at work in .*run_w0.lock"):
+            storage.lock(path).__enter__()
+        threading.Timer(0.5, holder.kill).start()  # SIGKILL: nothing of its own can free the lock
+        with storage.lock(path, wait=True):
+            assert holder.wait() != 0
+    finally:
+        holder.kill()
+        holder.communicate()
+    with storage.lock(path), storage.lock(tmp_path / "run_w1.lock"):
+        pass
 
 
 # Tensors

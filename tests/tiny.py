@@ -90,9 +90,11 @@ def copied(source, target, leave_out=()):
 
 
 def hashes(folder):
-    """{file name: SHA-256} of a run's reproducible files (all but timings and the record)."""
+    """{file name: SHA-256} of a run's reproducible files (without times, records, locks)."""
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())
-        if path.is_file() and not path.name.startswith(("timings", "run_"))
+        if path.is_file()
+        and not path.name.startswith(("timings", "run_"))
+        and not path.name.endswith((".html", ".lock"))
     }
