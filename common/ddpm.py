@@ -93,6 +93,8 @@ def from_state_dict(state):
     n_feat, n_classes and n_T are read from the shapes of the weights. Raises ValueError with the
     offending key, what was expected and what was found when it is not a DDPM of this kind.
     """
+    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+        raise ValueError("not a state dict, whose values are tensors")
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     sizes = [("nn_model.init_conv.conv1.0.weight", 0), ("nn_model.contextembed1.model.0.weight", 1)]
     for key in [key for key, _ in sizes] + ["alpha_t"]:
@@ -104,5 +106,12 @@ def from_state_dict(state):
     for key in sorted(expected.keys() | shapes.keys()):
         if shapes.get(key) != expected.get(key):
             raise ValueError(f"key {key}: expected {expected.get(key)}, found {shapes.get(key)}")
+    for key, value in ddpm.state_dict().items():
+        if state[key].dtype != value.dtype:
+            raise ValueError(f"key {key}: expected {value.dtype}, found {state[key].dtype}")
+        if not state[key].isfinite().all():
+            raise ValueError(f"key {key}: has values that are not finite")
+    if not ((state["alphabar_t"] > 0) & (state["alphabar_t"] < 1)).all():
+        raise ValueError("key alphabar_t: expected values between 0 and 1")
     ddpm.load_state_dict(state)
     return ddpm.eval()

@@ -48,7 +48,7 @@ def initialmain(training_set, constants):
         )
         stages.train_feature_network(Run(home, 0), constants, real)
         seeds = Seeds(constants.seed, _scenario(constants))
-        if stages.is_done([Run(home, 0).model(INITIAL)], Run(home, 0).training_state(INITIAL)):
+        if stages.is_trained(Run(home, 0), INITIAL):
             print(f"model_initial.pth is there: going on to its samples ({home})")
         else:
             data = training_set(INITIAL, real, None, constants, seeds)
@@ -78,7 +78,7 @@ def mainall(training_set, constants):
         weights = sorted(float(path.stem.removeprefix("metrics_w")) for path in paths)
         rows = {w: Run(folder, w).metrics() for w in weights}
         path = folder / "weights.png"
-        with storage.lock(path.with_suffix(".lock"), wait=True):  # other weights' loops write it too
+        with storage.lock(path.with_suffix(".lock"), wait=True):  # other weights' loops too
             storage.save_figure(plots.over_weights(rows, _scenario(constants)), path)
         print(f"all weights together: {path}")
 
@@ -174,8 +174,7 @@ class Loop:
 
     def train(self, generation):
         """Trains and saves this generation's model."""
-        if stages.is_done([self.run.model(generation)], self.run.training_state(generation)):
-            storage.intact(self.run.losses(generation))  # not worth another training: just tell
+        if stages.is_trained(self.run, generation):
             return
         with self._stage("training", generation):
             seeds = self._seeds(generation)
@@ -216,7 +215,7 @@ class Loop:
             return
         with self._stage("metrics", generation):
             images, _ = run.load_images(self.run.evaluation(generation))
-            fake = extract_mnist_features(images, self.lenet)
+            fake = _finite_features(images, self.lenet, "the samples")
             real, radii = self.reference
             fid = calculate_frechet_distance(*feature_statistics(fake), *feature_statistics(real))
             prdc = compute_prdc_slice(real, fake, real_radii=radii)
@@ -281,12 +280,12 @@ class Loop:
         """The real data's features (N, 84) and PRDC radii (N,), computed once per folder."""
         path = self.run.folder / "real_features.pth"
         key = {name: inputs[name] for name in ("dataset", "prmodel.pth")}
-        with storage.lock(path.with_suffix(".lock"), wait=True):  # loops of other weights use it too
+        with storage.lock(path.with_suffix(".lock"), wait=True):  # other weights' loops too
             if storage.intact(path):
                 saved = storage.load(path, "main.py")
                 if saved["key"] == key:
                     return saved["features"], saved["radii"]
-            features = extract_mnist_features(self.real.images, self.lenet)
+            features = _finite_features(self.real.images, self.lenet, "the real images")
             radii = nearest_radii(features)
             storage.save({"key": key, "features": features, "radii": radii}, path)
             return features, radii
@@ -302,6 +301,15 @@ class Loop:
         row = {"generation": stages.name_of(generation), "stage": stage, "seconds": seconds}
         path = self.run.table("timings")
         storage.save_rows([*storage.load_rows(path), row], path)
+
+
+def _finite_features(images, lenet, what):
+    features = extract_mnist_features(images, lenet)
+    if not features.isfinite().all():
+        raise UserError(
+            f"the features of {what} are not finite: move prmodel.pth away and run initialmain.py"
+        )
+    return features
 
 
 def _n_next(constants):

@@ -85,6 +85,13 @@ def train_feature_network(run_, constants, real):
     print(f"prmodel.pth classifies {percent:.2f} % of the test images correctly")
 
 
+def is_trained(run_, generation):
+    """Whether a generation's model is there. A damaged table of its losses is set aside, but not
+    worth another training."""
+    storage.intact(run_.losses(generation))
+    return is_done([run_.model(generation)], run_.training_state(generation))
+
+
 def is_done(paths, leftover):
     """Whether a stage's files are there as they were written; if so, removes what a stop just
     after them left behind."""

@@ -185,7 +185,7 @@ def lock(path, wait=False):
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "ab")
+        file = open(path, "ab")  # noqa: SIM115  # noqa: SIM115
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     with file:

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from tiny import ROOT
 
+from common.run import Run
+from common.seeds import INITIAL
+
 SCENARIOS = sorted(path.parent for path in ROOT.glob("*/*/scenario.py"))
 SCRIPTS = [
     folder / f"{name}.py" for folder in SCENARIOS for name in ("initialmain", "main", "mainall")
@@ -118,6 +121,43 @@ def test_file_names_suit_windows():
     forbidden = set('<>:"|?*')
     for path in SHIPPED + list(Path(ROOT / "tests").rglob("*.py")):
         assert not forbidden & set(path.name)
+
+
+def test_nothing_that_windows_lacks_is_used():
+    """No fork, symbolic link, process of multiprocessing, or signal but SIGINT and SIGTERM."""
+    for path in SHIPPED:
+        source = path.read_text(encoding="utf-8")
+        assert not re.search(r"os\.fork|symlink|multiprocessing|SIGKILL|SIGHUP|SIGUSR", source), (
+            path
+        )
+        for name, _ in calls(path):
+            assert name not in ("os.rename", "os.link"), (path, name)  # os.replace is for both
+
+
+def test_names_of_a_runs_files_suit_windows():
+    for w in (0, 0.25, 1e-9, 1e22):
+        run = Run(Path("x"), w)
+        paths = [run.model(0), *run.samples(INITIAL), *run.evaluation(3), *run.strip(3)]
+        paths += [run.losses(1), run.figure("tsne", 2), run.table("metrics"), run.prmodel]
+        for path in paths:
+            assert re.fullmatch(r"[\w.+-]+[\w]", path.name), path
+            assert path.stem.upper() not in ("CON", "PRN", "AUX", "NUL")
+
+
+def test_every_promise_of_the_readme_names_a_test_that_exists():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split("## What is guaranteed")[1].split("\n## ")[0]
+    promises = [line for line in section.splitlines() if line.startswith("| ")][2:]
+    assert len(promises) >= 10
+    defined = {
+        f"{path.stem}::{node.name}"
+        for path in (ROOT / "tests").glob("test_*.py")
+        for node in tree(path).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    for promise in promises:
+        named = re.findall(r"`(test_\w+::test_\w+)`", promise)
+        assert named and set(named) <= defined, promise
 
 
 def test_the_readme_has_every_constant_with_its_defaults():

@@ -48,9 +48,7 @@ def test_a_write_that_stops_midway_leaves_the_old_file_alone(tmp_path, monkeypat
         (errno.EACCES, "Permission denied (is it open in another program?)"),
     ],
 )
-def test_a_full_disk_is_one_line_and_leaves_the_old_file_alone(
-    tmp_path, monkeypatch, number, said
-):
+def test_a_full_disk_is_one_line_and_leaves_the_old_file_alone(tmp_path, monkeypatch, number, said):
     path = tmp_path / "file"
     storage.save_text("old", path)
 

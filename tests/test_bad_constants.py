@@ -1,0 +1,151 @@
+"""Constants that cannot be meant: each script refuses them in one line before any work starts."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as trials
+from hypothesis import strategies as st
+from tiny import FULL, ROOT, constants_of
+
+from common import settings
+
+FRESH = ROOT / "Fresh" / "MNIST-DDPM"
+AUGMENTED = ROOT / "AugmentedSynthetic" / "DDPM-MNIST"
+JACOBIAN = ROOT / "jacobian"
+
+WHOLE = "it must be a whole number, 1 or more"
+CASES = [
+    # script, words of the command line, what is said
+    (FULL / "main.py", "--N_next 0", f"N_next is 0, but {WHOLE}"),
+    (FULL / "main.py", "--N_next -5", f"N_next is -5, but {WHOLE}"),
+    (FULL / "main.py", "--N_next 1e3", "--N_next: '1e3' is not a whole number"),
+    (FULL / "main.py", "--N_eval 5", "N_eval is 5, but it must be a whole number above 5, the k"),
+    (FULL / "main.py", "--N_eval 0", "N_eval is 0, but it must be a whole number above 5, the k"),
+    (FULL / "main.py", "--max_c 0", f"max_c is 0, but {WHOLE}"),
+    (FULL / "main.py", "--max_c -1", f"max_c is -1, but {WHOLE}"),
+    (FULL / "main.py", "--w -0.1", "w is -0.1, but it must be a number, 0 or more"),
+    (FULL / "main.py", "--w nan", "w is nan, but it must be a number, 0 or more"),
+    (FULL / "main.py", "--w inf", "w is inf, but it must be a number, 0 or more"),
+    (FULL / "main.py", "--w zero", "--w: 'zero' is not a number"),
+    (FULL / "main.py", "--w 0 1", "there is no constant 1; --help lists the constants"),
+    (FULL / "main.py", "--generation_number 0", f"generation_number is 0, but {WHOLE}"),
+    (FULL / "main.py", "--generation_number -1", f"generation_number is -1, but {WHOLE}"),
+    (FULL / "main.py", "--n_epoch 0", f"n_epoch is 0, but {WHOLE}"),
+    (FULL / "main.py", "--n_epoch 1.5", "--n_epoch: '1.5' is not a whole number"),
+    (FULL / "main.py", "--batch_size 0", f"batch_size is 0, but {WHOLE}"),
+    (FULL / "main.py", "--lrate 0", "lrate is 0.0, but it must be a number above 0"),
+    (FULL / "main.py", "--lrate=-1e-4", "lrate is -0.0001, but it must be a number above 0"),
+    (FULL / "main.py", "--lrate inf", "lrate is inf, but it must be a number above 0"),
+    (FULL / "main.py", "--n_T 1", "n_T is 1, but it must be a whole number, 2 or more"),
+    (FULL / "main.py", "--beta1 0", "beta1 is 0.0, but it must be a number between 0 and 1"),
+    (FULL / "main.py", "--beta2 1", "beta2 is 1.0, but it must be a number between 0 and 1"),
+    (FULL / "main.py", "--beta1 0.03", "beta1 is 0.03, but it must be below beta2, 0.02"),
+    (FULL / "main.py", "--n_feat 0", "n_feat is 0, but it must be a multiple of 8"),
+    (FULL / "main.py", "--n_feat 100", "n_feat is 100, but it must be a multiple of 8"),
+    (FULL / "main.py", "--n_feat -8", "n_feat is -8, but it must be a multiple of 8"),
+    (FULL / "main.py", "--n_classes 11", "n_classes is 11, but it must be 10"),
+    (FULL / "main.py", "--dataset cifar10", "dataset is 'cifar10', but it must be 'mnist' or"),
+    (FULL / "main.py", "--dataset MNIST", "dataset is 'MNIST', but it must be 'mnist' or"),
+    (FULL / "main.py", "--init_from last", "init_from is 'last', but it must be 'scratch' or"),
+    (FULL / "main.py", "--seed -1", "seed is -1, but it must be a whole number, 0 or more"),
+    (FULL / "main.py", "--seed 0.5", "--seed: '0.5' is not a whole number"),
+    (FULL / "main.py", "--save_every -1", "save_every is -1.0, but it must be a number of seconds"),
+    (FULL / "main.py", "--deterministic 1", "--deterministic: '1' is neither True nor False"),
+    (FULL / "main.py", "--control maybe", "--control: 'maybe' is neither True nor False"),
+    (FULL / "main.py", "--save_dir", "argument --save_dir: expected one argument"),
+    (FULL / "main.py", "--save_dir scenario.py", "scenario.py', which cannot be written to"),
+    (FULL / "main.py", "--save_dir main.py/x", "main.py/x', which cannot be written to"),
+    (FULL / "main.py", "--N_with_w 7", "there is no constant --N_with_w"),
+    (FULL / "initialmain.py", "--N_with_w 0", f"N_with_w is 0, but {WHOLE}"),
+    (FULL / "initialmain.py", "--N_real 0", f"N_real is 0, but {WHOLE}"),
+    (FULL / "initialmain.py", "--Wall", "Wall is nothing, but it must be one or more numbers"),
+    (FULL / "initialmain.py", "--Wall 0 0", "Wall is [0.0, 0.0], but it must be one or more"),
+    (FULL / "initialmain.py", "--Wall 0 -1", "Wall is [0.0, -1.0], but it must be one or more"),
+    (FULL / "initialmain.py", "--save_dirs", "save_dirs is nothing, but it must be one or more"),
+    (FULL / "initialmain.py", "--save_dirs a a", "save_dirs is ['a', 'a'], but it must be one"),
+    (FULL / "initialmain.py", "--save_dirs a scenario.py", "cannot be written to"),
+    (FULL / "mainall.py", "--Wall", "Wall is nothing, but it must be one or more numbers"),
+    (FULL / "mainall.py", "--Wall 1 one", "--Wall: 'one' is not a number"),
+    (FULL / "mainall.py", "--Wall 1.50 1.5", "Wall is [1.5, 1.5], but it must be one or more"),
+    (FULL / "mainall.py", "--w 1", "there is no constant --w; --help lists the constants"),
+    (FRESH / "main.py", "--N_initial -1", "N_initial is -1, but it must be a whole number, 0 or"),
+    (FRESH / "main.py", "--N_real 0", f"N_real is 0, but {WHOLE}"),
+    (FRESH / "main.py", "--resample_real no", "--resample_real: 'no' is neither True nor False"),
+    (AUGMENTED / "main.py", "--N_with_w -60000", f"N_with_w is -60000, but {WHOLE}"),
+    (AUGMENTED / "mainall.py", "--accumulate 2", "--accumulate: '2' is neither True nor False"),
+    (JACOBIAN / "spectra.py", "--n_anchors 15", "n_anchors is 15, but it must be a multiple of 10"),
+    (JACOBIAN / "spectra.py", "--n_anchors 0", "n_anchors is 0, but it must be a multiple of 10"),
+    (JACOBIAN / "spectra.py", "--timesteps 0", "timesteps is [0], but it must be one or more"),
+    (JACOBIAN / "spectra.py", "--timesteps", "timesteps is nothing, but it must be one or more"),
+    (JACOBIAN / "spectra.py", "--timesteps 9 9", "timesteps is [9, 9], but it must be one or"),
+    (JACOBIAN / "spectra.py", "--generations -1", "generations is [-1], but it must be generation"),
+    (JACOBIAN / "spectra.py", "--w -1", "w is -1.0, but it must be a number, 0 or more"),
+    (JACOBIAN / "compare.py", "--runs", "runs is nothing, but it must be one or more run folders"),
+    (JACOBIAN / "detect.py", "--alpha 0", "alpha is 0.0, but it must be a number between 0 and 1"),
+    (JACOBIAN / "detect.py", "--alpha 1", "alpha is 1.0, but it must be a number between 0 and 1"),
+    (JACOBIAN / "detect.py", "--primary fid", "primary is 'fid', but it must be 'posterior_varia"),
+    (JACOBIAN / "detect.py", "--primary_t 0", f"primary_t is 0, but {WHOLE}"),
+    (JACOBIAN / "detect.py", "--controls a a", "controls is ['a', 'a'], but it must be folders"),
+]
+
+
+def namespace(script):
+    constants = vars(constants_of(script))
+    return {**{k: v for k, v in constants.items() if k != "script"}, "__file__": str(script)}
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "said"), CASES, ids=[f"{s.stem} {words}" for s, words, _ in CASES]
+)
+def test_it_is_refused_in_one_line_with_status_2(capsys, script, words, said):
+    with pytest.raises(SystemExit) as stopped:
+        settings.from_script(namespace(script), words.split())
+    shown = capsys.readouterr()
+    assert stopped.value.code == 2 and shown.out == ""
+    assert shown.err.startswith(f"{script.name}: error: ") and shown.err.count("\n") == 1
+    assert said.replace("/", "\\" if sys.platform == "win32" else "/") in shown.err
+
+
+def test_a_script_is_no_further_than_its_constants_then():
+    done = subprocess.run(
+        [sys.executable, str(FULL / "main.py"), "--N_eval", "5"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("main.py: error: N_eval is 5")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's /proc")
+def test_a_folder_that_even_an_administrator_cannot_write_to_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        settings.from_script(namespace(FULL / "main.py"), ["--save_dir", "/proc/run"])
+    assert stopped.value.code == 2
+    assert "save_dir is '/proc/run', which cannot be written to: " in capsys.readouterr().err
+
+
+TEXTS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=12)
+
+
+@given(st.sampled_from(["N_next", "w", "lrate", "n_feat", "dataset", "control", "seed"]), TEXTS)
+@trials(deadline=None, max_examples=300)
+def test_any_text_is_either_a_value_that_its_rule_allows_or_refused(name, text):
+    try:
+        found = settings.from_script(namespace(FULL / "main.py"), [f"--{name}={text}"])
+    except SystemExit as stopped:
+        assert stopped.code == 2
+    else:
+        assert settings.RULES[name][0](getattr(found, name))
+
+
+@given(
+    n_next=st.integers(1, 10**9),
+    w=st.floats(0, 1e6),
+    lrate=st.floats(1e-300, 1e3, exclude_min=True),
+    seed=st.integers(0, 2**63),
+)
+@trials(deadline=None)
+def test_allowed_values_come_through_the_command_line_unchanged(n_next, w, lrate, seed):
+    words = [f"--N_next={n_next}", f"--w={w!r}", f"--lrate={lrate!r}", f"--seed={seed}"]
+    found = settings.from_script(namespace(FULL / "main.py"), words)
+    assert (found.N_next, found.w, found.lrate, found.seed) == (n_next, w, lrate, seed)

@@ -1,0 +1,361 @@
+"""Faults put in on purpose: killed processes, damaged files, full disks, odd folders."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_storage import DAMAGES
+from tiny import (
+    FULL,
+    ROOT,
+    TINY_INITIAL,
+    TINY_MAIN,
+    constants_of,
+    copied,
+    hashes,
+    initialmain,
+    main,
+    run_script,
+)
+
+from common import anchors, loop, storage
+from common.errors import UserError
+from common.run import Run, load_ddpm
+
+SPECTRA = ROOT / "jacobian" / "spectra.py"
+TINY_SPECTRA = {"dataset": "digits", "n_anchors": 10, "timesteps": [400]}
+
+
+def spectra(folder):
+    anchors.main(constants_of(SPECTRA, **TINY_SPECTRA, run_dir=Path(folder)))
+
+
+# Killed
+
+
+def killed_at(n, folder, log):
+    """One process that runs initialmain, main and spectra on `folder`, killed at its n-th event."""
+    words = []
+    for script, constants in (
+        (FULL / "initialmain.py", {**TINY_INITIAL, "save_dirs": folder}),
+        (FULL / "main.py", {**TINY_MAIN, "save_dir": folder}),
+        (SPECTRA, {**TINY_SPECTRA, "run_dir": folder}),
+    ):
+        words += ["+", str(script)]
+        for name, value in constants.items():
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "killer.py"), str(n), str(log), *words[1:]],
+        capture_output=True,
+        text=True,
+    )
+
+
+def everything(folder):
+    """{file name: content} of the run and of its hashes, without times, records and locks."""
+    names = [*hashes(folder), *(f"hashes/{name}.sha256" for name in hashes(folder))]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+@pytest.mark.slow
+def test_killed_at_many_moments_a_run_loses_one_epoch_at_most_and_ends_the_same(tmp_path):
+    """One folder, killed again and again a few events after it went on, in every kind of work and
+    inside writes, until it is complete: equal to a run that nobody disturbed, byte for byte."""
+    undisturbed = killed_at(0, tmp_path / "whole", tmp_path / "whole.log")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    reference = everything(tmp_path / "whole")
+    events = (tmp_path / "whole.log").read_text(encoding="utf-8").splitlines()
+
+    folder, died, done = tmp_path / "run", [], []
+    for attempt in range(120):
+        log = tmp_path / f"{attempt}.log"
+        process = killed_at(7 + attempt % 6, folder, log)
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        done += lines
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        died.append(lines[-1])
+        for name in reference.keys() & {path.name for path in folder.iterdir()}:
+            if name.startswith(("model_", "gen_", "prmodel", "losses_")):  # written once
+                assert (folder / name).read_bytes() == reference[name], name
+    assert len(died) >= 25
+    kinds = {line.split()[0] for line in died}
+    assert {"epoch", "chain", "Jacobian", "half", "whole"} <= kinds, kinds
+    assert everything(folder) == reference
+    assert not list(folder.rglob("*.tmp")) and not list(folder.rglob("*.damaged"))
+    for kind in ("epoch", "chain"):
+        repeated = [sum(line.startswith(kind) for line in lines) for lines in (done, events)]
+        assert repeated[0] - repeated[1] <= len(died)
+    total = {line for line in events}
+    assert {line for line in done} == total
+
+
+def test_ctrl_c_says_what_is_safe_and_how_to_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        loop.stages, "train_ddpm", lambda *a, **b: signal.raise_signal(signal.SIGINT)
+    )
+    with pytest.raises(SystemExit) as stopped:
+        initialmain(tmp_path)
+    assert stopped.value.code == 130
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == (
+        "stopped: finished stages and the last saved state are safe; "
+        "run the same command again to continue"
+    )
+
+
+# Damaged
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    initialmain(folder)
+    main(folder, generation_number=1)
+    spectra(folder)
+    return folder
+
+
+def again(folder):
+    """The run's three commands; those that stop for a damaged record are given once more."""
+    for command in (initialmain, lambda f: main(f, generation_number=1), spectra):
+        try:
+            command(folder)
+        except SystemExit as stopped:
+            assert "make sure that the constants are still the same" in str(stopped.code)
+            command(folder)
+
+
+@pytest.mark.parametrize(
+    "damage", [pytest.param(name, marks=pytest.mark.slow) for name in DAMAGES][:3] + ["replaced"]
+)
+def test_every_damaged_file_is_noticed_kept_aside_and_made_again(
+    finished, tmp_path, capsys, damage
+):
+    reference = hashes(finished)
+    names = sorted(path.name for path in finished.iterdir() if path.suffix != ".lock")
+    names.remove("hashes")
+    assert len(names) >= 28 and {"run_w0.json", "timings_w0.csv", "prmodel.pth"} <= set(names)
+    for position, name in enumerate(names):
+        folder = copied(finished, tmp_path / f"run{position}")
+        whole = (folder / name).read_bytes()
+        damaged = DAMAGES[damage](whole)
+        if damage == "replaced":  # by a whole file of another kind or generation
+            others = ((finished / other).read_bytes() for other in names[position + 1 :] + names)
+            damaged = next(other for other in others if other != whole)
+        (folder / name).write_bytes(damaged)
+        before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+        capsys.readouterr()
+        again(folder)
+        assert f"note: {name} is damaged or was replaced; kept as {name}.damaged" in (
+            capsys.readouterr().out
+        )
+        assert (folder / f"{name}.damaged").read_bytes() == damaged
+
+        found = hashes(folder)
+        assert found.pop(f"{name}.damaged", True)
+        lost = {name} if name.startswith("losses") else set()  # its model is not trained again
+        figure = {"loss_w0.png"} if name.startswith("losses") else set()
+        assert found.keys() == reference.keys() - lost
+        changed = {key for key in found if found[key] != reference[key]}
+        assert changed <= figure, name
+        costly = [path for path in before if path.name.startswith(("model", "gen_data", "prm"))]
+        redone = {path.name for path in costly if path.stat().st_mtime_ns != before[path]}
+        pair = {name, name.replace("gen_index", "gen_data")}
+        assert redone <= pair, (name, redone)  # only what is needed
+
+
+def test_main_does_not_use_a_damaged_input(finished, tmp_path):
+    folder = copied(finished, tmp_path / "run")
+    (folder / "model_initial.pth").write_bytes((folder / "model_0_w0.pth").read_bytes())
+    with pytest.raises(SystemExit, match=r"model_initial.pth is damaged .* run initialmain"):
+        main(folder, generation_number=1)
+    with pytest.raises(SystemExit, match=r"model_initial.pth is damaged"):
+        (folder / "spectra_w0.npz").unlink()
+        spectra(folder)
+
+
+def test_a_damaged_hash_costs_the_file_but_is_never_believed(finished, tmp_path, capsys):
+    folder = copied(finished, tmp_path / "run")
+    (folder / "hashes" / "grid_0_w0.png.sha256").write_bytes(b"\xff\x00")
+    again(folder)
+    assert "note: grid_0_w0.png is damaged or was replaced" in capsys.readouterr().out
+    assert (folder / "grid_0_w0.png").read_bytes() == (finished / "grid_0_w0.png").read_bytes()
+
+
+# Disks and folders
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX limit on file sizes")
+def test_a_disk_that_takes_no_more_ends_in_one_line_with_earlier_results_intact(finished, tmp_path):
+    """No file may grow beyond 60 kB: the new generation's tables and figures fit, its model not."""
+    folder = copied(finished, tmp_path / "run")
+    limited = (
+        "import resource, signal, sys, runpy; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000));"
+        f"sys.argv = sys.argv[1:]; sys.path.insert(0, {str(FULL)!r});"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    words = [str(FULL / "main.py")]
+    for name, value in {**TINY_MAIN, "save_every": 1000, "save_dir": folder}.items():
+        words += [f"--{name}", str(value)]
+    done = subprocess.run([sys.executable, "-c", limited, *words], capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == f"error: cannot write {folder / 'model_1_w0.pth'}: File too large"
+    assert "Traceback" not in done.stderr and not list(folder.rglob("*.tmp"))
+    assert {name: value for name, value in hashes(folder).items() if name in hashes(finished)} == (
+        hashes(finished)
+    )
+    main(folder)  # with room again it goes on
+    assert "model_1_w0.pth" in hashes(folder)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_every_write_that_the_disk_refuses_is_one_line(finished, tmp_path, monkeypatch, number):
+    """A full, a read-only and a forbidden folder, at each kind of file in turn."""
+    for suffix in ("model_1_w0.pth", "metrics_w0.csv", "grid_1_w0.png", "gen_data_with_w1_w0"):
+        folder = copied(finished, tmp_path / suffix)
+        whole = storage._replace
+
+        def refused(path, content, suffix=suffix, whole=whole):
+            if path.name == suffix:
+                raise OSError(number, os.strerror(number))
+            whole(path, content)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "_replace", refused)
+            with pytest.raises(SystemExit) as stopped:
+                main(folder)
+        line = str(stopped.value.code)
+        assert line.startswith(f"error: cannot write {folder / suffix}: {os.strerror(number)}")
+        assert "\n" not in line
+        ours, theirs = hashes(folder), hashes(finished)
+        same = [name for name in theirs if "_0_" in name or "w0_w0" in name or "initial" in name]
+        assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
+
+
+def test_folders_with_spaces_quotes_and_other_alphabets(finished, tmp_path):
+    folder = copied(finished, tmp_path / "wütend 'und' 100 % – 模型")
+    done = run_script(FULL / "main.py", **{**TINY_MAIN, "generation_number": 1}, save_dir=folder)
+    assert done.returncode == 0, done.stderr
+    assert "nothing to do, all 1 generations are complete" in done.stdout
+    done = run_script(SPECTRA, **TINY_SPECTRA, run_dir=folder)
+    assert done.returncode == 0 and "0 of 2 checkpoints measured" in done.stdout, done.stderr
+
+
+def test_two_processes_in_one_folder(finished, tmp_path):
+    folder = copied(finished, tmp_path / "run")
+    for script, name, constants in (
+        (FULL / "main.py", "run_w0.lock", {**TINY_MAIN, "save_dir": folder}),
+        (FULL / "initialmain.py", "run_initial.lock", {**TINY_INITIAL, "save_dirs": folder}),
+        (SPECTRA, "spectra_w0.lock", {**TINY_SPECTRA, "run_dir": folder}),
+    ):
+        with storage.lock(folder / name):
+            second = run_script(script, **constants)
+        assert second.returncode == 1
+        assert second.stderr.strip().splitlines()[-1] == (
+            f"error: another process is at work in {folder} (it holds {name}): "
+            "wait for it, stop it, or take another folder"
+        )
+    assert hashes(folder) == hashes(finished)
+
+
+# Numbers that went wrong, and files that are not what they should be
+
+
+def test_a_model_that_is_not_finite_is_not_sampled_measured_or_used(finished, tmp_path):
+    folder = copied(finished, tmp_path / "run")
+    path = Run(folder, 0).model(0)
+    state = storage.load(path)
+    state["nn_model.out.3.bias"] *= np.nan
+    storage.save(state, path)
+    with pytest.raises(UserError, match=r"key nn_model.out.3.bias: .*not finite"):
+        load_ddpm(path)
+
+
+def test_features_that_are_not_finite_are_never_written(finished, tmp_path, monkeypatch):
+    folder = copied(finished, tmp_path / "run", leave_out=["metrics_w0.csv"])
+    whole = loop.extract_mnist_features
+    monkeypatch.setattr(loop, "extract_mnist_features", lambda *a: whole(*a) * np.nan)
+    with pytest.raises(SystemExit, match="features .* are not finite"):
+        main(folder, generation_number=1)
+    assert not (folder / "metrics_w0.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: state.pop("alpha_t"), "key alpha_t is missing"),
+        (lambda state: state.update(extra=torch.ones(2)), "key extra: expected None, found (2,)"),
+        (
+            lambda state: state.update(sqrtab=state["sqrtab"][:-1]),
+            "key sqrtab: expected (9,), found (8,)",
+        ),
+        (
+            lambda state: state.update(alphabar_t=state["alphabar_t"].int()),
+            "key alphabar_t: expected torch.float32, found torch.int32",
+        ),
+        (
+            lambda state: state.update(alphabar_t=state["alphabar_t"] + 1),
+            "key alphabar_t: expected values between 0 and 1",
+        ),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_names_the_key(finished, tmp_path, change, said):
+    state = storage.load(finished / "model_0_w0.pth")
+    change(state)
+    storage.save(state, tmp_path / "model.pth")
+    with pytest.raises(UserError) as stopped:
+        load_ddpm(tmp_path / "model.pth")
+    assert said in str(stopped.value) and "\n" not in str(stopped.value)
+
+
+def test_what_is_no_dict_of_tensors_is_no_checkpoint(tmp_path):
+    for value in (torch.ones(3), [torch.ones(3)], {"nn_model": 3}, {}):
+        storage.save(value, tmp_path / "model.pth")
+        with pytest.raises(UserError, match="does not fit"):
+            load_ddpm(tmp_path / "model.pth")
+
+
+# Threads
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    yield lambda: torch.set_num_threads(2)
+    torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_changes_results_by_rounding_only(finished, tmp_path, two_threads):
+    """Tolerances: losses 1e-4, at most one grey level in 0.1 % of the pixels, eigenvalues 1e-4
+    (all relative). Sums are split differently; nothing else may depend on it."""
+    torch.set_num_threads(1)
+    once, twice = (copied(finished, tmp_path / name, ["model_0_*", "spec*"]) for name in "ab")
+    main(once, generation_number=1)
+    spectra(once)
+    two_threads()
+    for name in ("gen_data_without_w0_w0", "metrics_w0.csv", "model_0_w0.pth", "spectra_w0.npz"):
+        (twice / name).unlink(missing_ok=True)
+    main(twice, generation_number=1)
+    spectra(twice)
+    ours, theirs = (
+        [float(r["loss"]) for r in storage.load_rows(Run(f, 0).losses(0))] for f in (once, twice)
+    )
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    a, b = (anchors.load(folder / "spectra_w0.npz")["eigenvalues"] for folder in (once, twice))
+    np.testing.assert_allclose(a[0, ..., :300], b[0, ..., :300], rtol=1e-4)  # of one same model
+    same = storage.load(finished / "model_0_w0.pth")
+    storage.save(same, twice / "model_0_w0.pth")  # the other sampling: of one same model too
+    (twice / "gen_data_without_w0_w0").unlink()
+    main(twice, generation_number=1)
+    a, b = (storage.load(f / "gen_data_without_w0_w0").int() for f in (finished, twice))
+    assert (a - b).abs().max() <= 1 and (a != b).float().mean() <= 1e-3
