@@ -24,7 +24,8 @@ from tiny import (
     run_script,
 )
 
-from common import anchors, loop, storage
+from common import anchors, loop, stages, storage
+from common.data import load_real
 from common.errors import UserError
 from common.run import Run, load_ddpm
 
@@ -117,6 +118,8 @@ def test_ctrl_c_says_what_is_safe_and_how_to_go_on(tmp_path, monkeypatch, capsys
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
+    constants = constants_of(FULL / "initialmain.py", **TINY_INITIAL)
+    stages.train_feature_network(Run(folder, 0), constants, load_real("digits"))
     initialmain(folder)
     main(folder, generation_number=1)
     spectra(folder)
