@@ -12,7 +12,7 @@ import torch
 from scipy.sparse.linalg import svds
 from tqdm import tqdm
 
-from common import run, spectrum, storage
+from common import report, run, spectrum, storage
 from common.data import balanced_order, load_real
 from common.errors import UserError, one_line
 from common.run import Run
@@ -94,6 +94,7 @@ def main(constants):
         with storage.lock(path.with_suffix(".lock")):
             new = measure(paths, path, constants)
         print(f"{len(new)} of {len(paths)} checkpoints measured, the others were there: {path}")
+        report.announce(report.write(constants.run_dir, constants.w))
 
 
 def measure(paths, path, constants):
@@ -142,6 +143,8 @@ def measure(paths, path, constants):
             ),
             "t": np.array(times),
             "n_T": np.array(n_T),
+            "timesteps": np.array(constants.timesteps),
+            "seed": np.array(constants.seed),
             "sigma": sigma.double().numpy(),
             "alphabar": alphabar.double().numpy(),
             "anchor_index": anchors.index.numpy(),

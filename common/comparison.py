@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common import anchors, spectrum_plots, storage
+from common import anchors, report, spectrum_plots, storage
 from common.errors import UserError, one_line
 from common.run import Run
 from common.seeds import INITIAL
@@ -19,6 +19,7 @@ def main(constants):
             arrays = anchors.load(run.table("spectra", "npz"))
             runs[_name(folder)] = arrays, anchors.statistics(arrays)
             _one(run, arrays, runs[_name(folder)][1])
+            report.announce(report.write(folder, constants.w))
         if len(runs) < len(constants.runs):
             raise UserError(
                 f"runs must have different names, not {[_name(f) for f in constants.runs]}"
@@ -29,9 +30,11 @@ def main(constants):
                 for key in ("anchor_index", "t", "n_T"):
                     if not np.array_equal(arrays[key], first[key]):
                         raise UserError(f"{name} was measured at other {key} than the first run")
-            path = Run(constants.runs[0], constants.w).figure("overlay")
-            storage.save_figure(spectrum_plots.statistics(runs, ""), path)
-            print(f"  {path}")
+            home = Run(constants.runs[0], constants.w)
+            storage.save_figure(spectrum_plots.statistics(runs, ""), home.figure("overlay"))
+            print(f"  {home.figure('overlay')}")
+            named = dict(zip(runs, constants.runs, strict=True))
+            report.announce(report.comparison(named, constants.w))
 
 
 def _one(run, arrays, statistics):

@@ -5,7 +5,7 @@ The statistics are in `onset`; this module reads the runs, judges them and state
 
 import numpy as np
 
-from common import anchors, onset, spectrum_plots, storage, streams
+from common import anchors, onset, report, spectrum_plots, storage, streams
 from common.errors import UserError, one_line
 from common.run import Run
 
@@ -32,12 +32,15 @@ def main(constants):
             result, calibration = _judged(loops, controls, primary, constants)
         else:
             result, calibration = _uncalibrated(loops, primary), None
+        names = ("primary", "primary_t", "alpha", "seed")
+        result["constants"] = {name: getattr(constants, name) for name in names}
         storage.save_json(result, home.table("onset", "json"))
         figure = spectrum_plots.onsets(loops, controls, calibration, primary)
         storage.save_figure(figure, home.figure("onset"))
         print(_table(result))
         print(result["verdict"])
         print(f"  {home.table('onset', 'json')}\n  {home.figure('onset')}")
+        report.announce(report.write(home.folder, home.w))
 
 
 def _primary(loop, constants):

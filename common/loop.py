@@ -11,7 +11,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from common import plots, run, stages, storage
+from common import plots, report, run, stages, storage
 from common.data import load_real
 from common.errors import UserError, one_line
 from common.fid import calculate_frechet_distance, feature_statistics
@@ -44,7 +44,10 @@ def initialmain(training_set, constants):
 
         real = load_real(constants.dataset)
         run.record(
-            home / "run_initial.json", _fixed(constants), {"dataset": _fingerprint(real)}, FREE
+            home / "run_initial.json",
+            _fixed(constants),
+            {"dataset": _fingerprint(real)},
+            _current(constants, _scenario(constants)),
         )
         stages.train_feature_network(Run(home, 0), constants, real)
         seeds = Seeds(constants.seed, _scenario(constants))
@@ -81,6 +84,7 @@ def mainall(training_set, constants):
         with storage.lock(path.with_suffix(".lock"), wait=True):  # other weights' loops too
             storage.save_figure(plots.over_weights(rows, _scenario(constants)), path)
         print(f"all weights together: {path}")
+        report.announce(report.index(folder))
 
 
 def _loops(training_set, constants, weights):
@@ -146,12 +150,23 @@ class Loop:
         self.lenet = run.load_lenet(run_.prmodel)
         inputs = {path.name: storage.sha256(path) for path in _inputs(run_)}
         inputs["dataset"] = _fingerprint(real)
-        run.record(run_.table("run", "json"), _fixed(constants), inputs, FREE)
+        run.record(
+            run_.table("run", "json"), _fixed(constants), inputs, _current(constants, scenario)
+        )
         self.reference = self._reference(inputs)
         for kind in ("metrics", "timings"):  # a damaged table is made anew
             storage.intact(run_.table(kind))
 
     def __call__(self):
+        try:
+            self._generations()
+        except BaseException as error:
+            stopped = str(error) or type(error).__name__
+            report.announce(report.write(self.run.folder, self.run.w, stopped))
+            raise
+        report.announce(report.write(self.run.folder, self.run.w))
+
+    def _generations(self):
         self.stages_done = 0
         generations = [INITIAL, *range(self.constants.generation_number)]
         name = self._title()
@@ -162,6 +177,7 @@ class Loop:
             self.sample_evaluation(generation)
             self.evaluate(generation)
             self.draw(generation)
+            report.write(self.run.folder, self.run.w)
         if self.stages_done == 0:
             print(f"{name}: nothing to do, all {len(generations) - 1} generations are complete")
         figures = [self.run.figure(kind) for kind in ("fid", "prdc", "strip", "loss")]
@@ -337,6 +353,13 @@ def _share(names, source, target):
 def _fixed(constants):
     """The constants that a continued run must not change."""
     return {name: value for name, value in vars(constants).items() if name not in FREE}
+
+
+def _current(constants, scenario):
+    """What a run's page needs besides the fixed constants; it may change when the run continues."""
+    names = ("generation_number", "max_c", "save_every")
+    free = {name: getattr(constants, name) for name in names if hasattr(constants, name)}
+    return {"scenario": scenario, "folder": "/".join(constants.script.parts[-3:-1]), **free}
 
 
 def _fingerprint(data):

@@ -139,13 +139,14 @@ def save_images(data, paths):
     storage.save(data.images, paths[0])
 
 
-def record(path, constants, inputs, free=()):
+def record(path, constants, inputs, current):
     """Writes how a run is made, before its work starts; checks it when the run continues.
 
-    constants: {name: value}; inputs: {file name or dataset: hash}. UserError names the constants
-    and inputs that changed since the run began, except those in `free`.
+    constants: {name: value} and inputs: {file name or dataset: hash} of which UserError names those
+    that changed since the run began; current: {name: value} of what may change, kept as it is now.
     """
     made = {
+        **current,
         "constants": constants,
         "inputs": inputs,
         "versions": {
@@ -173,7 +174,7 @@ def record(path, constants, inputs, free=()):
         changed = [
             f"{name} (was {old.get(name)}, is {new.get(name)})"
             for name in dict.fromkeys([*old, *new])
-            if name not in free and old.get(name) != new.get(name)
+            if old.get(name) != new.get(name)
         ]
         if changed:
             raise UserError(
@@ -186,6 +187,8 @@ def record(path, constants, inputs, free=()):
                 f"note: this run began with {kind} {before[kind]}, not {made[kind]}: "
                 "results may differ by float rounding"
             )
+    if {**before, **current} != before:
+        storage.save_json({**before, **current}, path)
 
 
 def _commit():

@@ -22,9 +22,10 @@ def write(path, content):
     Their SHA-256 goes to hashes/{file name}.sha256 beside the file first, so that `read` and
     `intact` notice when the file is not what was written. UserError when the disk refuses.
     """
-    record = _record(path)
-    before = _recorded(path)[:1] if path.exists() else []
+    record, before = _record(path), []
     try:
+        if path.exists() and _matches(path, old := path.read_bytes()):
+            before = [digest(old)]
         _replace(record, "\n".join([digest(content), *before]).encode())
         _replace(path, content)
         if before:  # until here the old content was right as well
@@ -68,9 +69,11 @@ def intact(path):
 
 
 def remove(path):
-    """Deletes a file that is no longer needed, if it is there, and its hash."""
-    path.unlink(missing_ok=True)
-    _record(path).unlink(missing_ok=True)
+    """Deletes a file that is no longer needed, if it is there, its hash, and what a write of
+    either left behind that was killed."""
+    for file in (path, _record(path)):
+        file.unlink(missing_ok=True)
+        _temporary(file).unlink(missing_ok=True)
 
 
 def _record(path):
@@ -87,8 +90,12 @@ def _matches(path, content):
     return not _record(path).exists() or digest(content) in _recorded(path)
 
 
+def _temporary(path):
+    return path.with_name(path.name + ".tmp")
+
+
 def _replace(path, content):
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:

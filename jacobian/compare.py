@@ -5,7 +5,7 @@
 
 Writes to each run's folder: eigenvalues_w{w}.png, densities_w{w}.png, sigmaJ_w{w}.png,
 vectors_w{w}.png, statistics_w{w}.png and compare_w{w}.csv; for several runs also
-overlay_w{w}.png, their statistics together, to the first run's folder.
+overlay_w{w}.png, their statistics together, and comparison_w{w}.html, to the first run's folder.
 """
 
 import sys

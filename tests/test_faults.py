@@ -67,16 +67,21 @@ def everything(folder):
 @pytest.mark.slow
 def test_killed_at_many_moments_a_run_loses_one_epoch_at_most_and_ends_the_same(tmp_path):
     """One folder, killed again and again a few events after it went on, in every kind of work and
-    inside writes, until it is complete: equal to a run that nobody disturbed, byte for byte."""
+    inside writes, until it is complete: equal to a run that nobody disturbed, byte for byte. Every
+    fifth time it may do more, or it would never come through the drawing of a generation; the first
+    time it dies in an epoch, of which there are few."""
     undisturbed = killed_at(0, tmp_path / "whole", tmp_path / "whole.log")
     assert undisturbed.returncode == 0, undisturbed.stderr
     reference = everything(tmp_path / "whole")
     events = (tmp_path / "whole.log").read_text(encoding="utf-8").splitlines()
 
+    first_epoch = next(i for i, line in enumerate(events, 1) if line.startswith("epoch"))
+
     folder, died, done = tmp_path / "run", [], []
     for attempt in range(120):
         log = tmp_path / f"{attempt}.log"
-        process = killed_at(7 + attempt % 6, folder, log)
+        n = first_epoch if attempt == 0 else 60 if attempt % 5 == 4 else 7 + attempt % 6
+        process = killed_at(n, folder, log)
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         done += lines
         if process.returncode == 0:
@@ -94,8 +99,7 @@ def test_killed_at_many_moments_a_run_loses_one_epoch_at_most_and_ends_the_same(
     for kind in ("epoch", "chain"):
         repeated = [sum(line.startswith(kind) for line in lines) for lines in (done, events)]
         assert repeated[0] - repeated[1] <= len(died)
-    total = {line for line in events}
-    assert {line for line in done} == total
+    assert set(done) == set(events)
 
 
 def test_ctrl_c_says_what_is_safe_and_how_to_go_on(tmp_path, monkeypatch, capsys):
@@ -143,8 +147,8 @@ def test_every_damaged_file_is_noticed_kept_aside_and_made_again(
     finished, tmp_path, capsys, damage
 ):
     reference = hashes(finished)
-    names = sorted(path.name for path in finished.iterdir() if path.suffix != ".lock")
-    names.remove("hashes")
+    names = sorted(path.name for path in finished.iterdir() if path.is_file())
+    names = [name for name in names if not name.endswith((".lock", ".html"))]  # pages: always anew
     assert len(names) >= 28 and {"run_w0.json", "timings_w0.csv", "prmodel.pth"} <= set(names)
     for position, name in enumerate(names):
         folder = copied(finished, tmp_path / f"run{position}")

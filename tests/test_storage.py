@@ -135,23 +135,41 @@ def test_a_file_of_other_code_has_no_hash_and_is_taken_as_it_is(tmp_path):
     assert storage.read(tmp_path / "prmodel.pth") == b"theirs"
 
 
-@pytest.mark.parametrize("dies_at", [1, 2, 3])
-def test_a_stop_between_hash_and_file_leaves_a_pair_that_fits(tmp_path, monkeypatch, dies_at):
-    path, replace, calls = tmp_path / "metrics.csv", os.replace, []
+@pytest.mark.parametrize("first", [1, 2, 3])
+@pytest.mark.parametrize("second", [1, 2, 3])
+@pytest.mark.parametrize("contents", [(b"new", b"new"), (b"new", b"newer")])
+def test_stops_between_hash_and_file_leave_a_pair_that_fits(
+    tmp_path, monkeypatch, contents, first, second
+):
+    """A write replaces the hash, the file, and the hash again; two in a row stop before one."""
+    path, replace = tmp_path / "metrics.csv", os.replace
     storage.write(path, b"old")
+    now = b"old"
+    for content, dies_at in zip(contents, (first, second), strict=True):
+        calls = []
 
-    def dies(source, target):
-        calls.append(target)
-        if len(calls) == dies_at:
-            raise KeyboardInterrupt
-        replace(source, target)
+        def dies(source, target, calls=calls, dies_at=dies_at):
+            calls.append(target)
+            if len(calls) == dies_at:
+                raise KeyboardInterrupt
+            replace(source, target)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", dies)
-        storage.write(path, b"new")
-    assert storage.read(path) == (b"old" if dies_at < 3 else b"new")
-    storage.write(path, b"newer")
-    assert storage.read(path) == b"newer"
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "replace", dies)
+            storage.write(path, content)
+        now = content if dies_at == 3 else now
+        assert storage.read(path) == now
+    storage.write(path, b"newest")
+    assert storage.read(path) == b"newest"
+
+
+def test_a_removed_file_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "gen_data_with_w0_w0.part"
+    storage.write(path, b"images")
+    for left_by_a_kill in (path, tmp_path / "hashes" / f"{path.name}.sha256"):
+        left_by_a_kill.with_name(left_by_a_kill.name + ".tmp").write_bytes(b"half")
+    storage.remove(path)
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
 
 
 def test_an_older_version_of_a_file_is_not_taken_for_the_newest(tmp_path):

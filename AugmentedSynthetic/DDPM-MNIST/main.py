@@ -5,7 +5,8 @@
 
 Writes to save_dir, for each generation: model_{generation}_w{w}.pth, samples (gen_data_...),
 losses_..csv, tsne_..png, grid_..png; over the generations: metrics_w{w}.csv, fid_w{w}.png,
-prdc_w{w}.png, strip_w{w}.png, loss_w{w}.png, timings_w{w}.csv and the record run_w{w}.json.
+prdc_w{w}.png, strip_w{w}.png, loss_w{w}.png, timings_w{w}.csv, the record run_w{w}.json and a page
+of all of it, report.html.
 """
 
 import sys
