@@ -11,7 +11,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from common import plots, report, run, stages, storage
+from common import plots, precision, report, run, stages, storage
 from common.data import load_real
 from common.errors import UserError, one_line
 from common.fid import calculate_frechet_distance, feature_statistics
@@ -320,7 +320,8 @@ class Loop:
 
 
 def _finite_features(images, lenet, what):
-    features = extract_mnist_features(images, lenet)
+    with precision.full_precision():
+        features = extract_mnist_features(images, lenet)
     if not features.isfinite().all():
         raise UserError(
             f"the features of {what} are not finite: move prmodel.pth away and run initialmain.py"
@@ -375,6 +376,7 @@ def _use_device(constants):
     """Announces the device; with `deterministic`, CUDA uses only reproducible kernels."""
     device = run.device()
     if device.type == "cuda":
+        precision.allow_tf32()
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS needs it
         torch.use_deterministic_algorithms(constants.deterministic)
         torch.backends.cudnn.benchmark = not constants.deterministic

@@ -94,6 +94,10 @@ RULES = {
     "resample_real": _TRUTH,
     "accumulate": _TRUTH,
     "deterministic": _TRUTH,
+    "sampler": _one_of("ddpm", "ddim"),
+    "sample_steps": _whole(1),
+    "fast": _TRUTH,
+    "amp": _TRUTH,
     "save_every": _number(lambda seconds: seconds >= 0, "a number of seconds, 0 or more"),
     "save_dir": _PATH,
     "save_dirs": _list_of(_PATH, "one or more folders, none twice"),
@@ -174,6 +178,10 @@ def from_script(namespace, argv=None):
         setattr(constants, name, value)
     if hasattr(constants, "beta1") and not constants.beta1 < constants.beta2:
         parser.error(f"beta1 is {constants.beta1}, but it must be below beta2, {constants.beta2}")
+    if getattr(constants, "sampler", None) == "ddim" and constants.sample_steps > constants.n_T:
+        parser.error(
+            f"sample_steps is {constants.sample_steps}, but it must be at most n_T, {constants.n_T}"
+        )
     return constants
 
 

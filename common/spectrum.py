@@ -9,7 +9,6 @@ like x_t: `DDPM.eps` in eval mode, fastest of a `frozen` network. D is the numbe
 pixels. What is computed from J, and all that is small, is a NumPy array of float64.
 """
 
-import contextlib
 import functools
 from typing import NamedTuple
 
@@ -19,6 +18,8 @@ from scipy.special import entr
 from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from common.precision import full_precision
 
 # What `spectrum_statistics` computes, with the formula that labels an axis.
 STATISTICS = {
@@ -31,25 +32,6 @@ STATISTICS = {
     "posterior_variance": "posterior variance (σ²/ᾱ)(1 − σ tr J/D)",
     "degrees_of_freedom": "degrees of freedom D − σ tr J",
 }
-
-
-@contextlib.contextmanager
-def full_precision():
-    """No TF32 (10-bit mantissas) inside: float32 on CUDA means float32. Settings are restored."""
-    if hasattr(torch.backends.cudnn, "conv"):  # torch 2.9 and later
-        name, off = "fp32_precision", "ieee"
-        owners = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    else:
-        name, off = "allow_tf32", False
-        owners = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [getattr(owner, name) for owner in owners]
-    try:
-        for owner in owners:
-            setattr(owner, name, off)
-        yield
-    finally:
-        for owner, value in zip(owners, before, strict=True):
-            setattr(owner, name, value)
 
 
 def _check(eps, x_t, t, c):

@@ -40,6 +40,7 @@ def train(run_, generation, data, constants, seeds, start=None):
         seeds=seeds,
         state_path=run_.training_state(generation),
         save_every=constants.save_every,
+        amp=constants.amp,
         name=f"generation {name_of(generation)}: training on {len(data.labels):,} images",
     )
     rows = [{"epoch": epoch + 1, "loss": loss} for epoch, loss in enumerate(losses)]
@@ -66,6 +67,9 @@ def sample(run_, generation, files, n, w, stage, constants, seeds):
         partial_path=partial(images),
         save_every=constants.save_every,
         name=f"generation {name_of(generation)}: {stage}",
+        sampler=constants.sampler,
+        sample_steps=constants.sample_steps,
+        fast=constants.fast,
     )
     run.save_images(data, files)
     storage.remove(partial(images))

@@ -10,12 +10,15 @@ from common.data import batches
 from common.errors import UserError
 
 
-def train_ddpm(ddpm, data, *, n_epoch, batch_size, lrate, seeds, state_path, save_every, name):
+def train_ddpm(
+    ddpm, data, *, n_epoch, batch_size, lrate, seeds, state_path, save_every, name, amp=False
+):
     """Trains `ddpm` in place on `data` (both on one device); returns the mean loss of each epoch.
 
     Adam; the learning rate falls linearly from lrate to lrate / n_epoch. Every `save_every`
     seconds the epoch's end is saved in `state_path`, where a later call goes on: each epoch draws
-    its own random numbers, so the result is the same. UserError when a loss is not finite.
+    its own random numbers, so the result is the same. amp: in bfloat16
+    where that suffices. UserError when a loss is not finite.
     """
     device = data.images.device
     ddpm.to(memory_format=torch.channels_last)
@@ -41,7 +44,8 @@ def train_ddpm(ddpm, data, *, n_epoch, batch_size, lrate, seeds, state_path, sav
 
         losses = []  # stays on the device: reading it after every step would stop the GPU
         for x_0, c in batches(data, batch_size, order):
-            loss = ddpm(x_0, c, noise)
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                loss = ddpm(x_0, c, noise)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -109,25 +109,35 @@ class ContextUnet(nn.Module):
         x (B, 1, 28, 28) noised images; c (B,) int64 classes; t (B,) or (B, 1, 1, 1) times in
         (0, 1], that is t / n_T; context_mask (B,) floats, 1 where the class is hidden.
         """
+        return self.predicted(x, self.context(c, context_mask), self.time(t))
+
+    def context(self, c, context_mask):
+        """The embeddings of classes (B,), hidden where context_mask (B,) is 1, for both scales:
+        (B, 2 n_feat, 1, 1) and (B, n_feat, 1, 1)."""
+        # Existing checkpoints know a class as *minus* its one-hot vector, and no class as zeros.
+        weight = self.contextembed1.model[0].weight
+        one_hot = nn.functional.one_hot(c, self.n_classes).to(weight.dtype)
+        context = -one_hot * (1 - context_mask.to(weight.dtype))[:, None]
+        embeds = self.contextembed1, self.contextembed2
+        return tuple(embed(context)[:, :, None, None] for embed in embeds)
+
+    def time(self, t):
+        """The embeddings of times (B,) in (0, 1] for both scales, shaped as those of classes."""
+        t = t.to(self.timeembed1.model[0].weight.dtype)
+        embeds = self.timeembed1, self.timeembed2
+        return tuple(embed(t)[:, :, None, None] for embed in embeds)
+
+    def predicted(self, x, context, time):
+        """Predicted noise (B, 1, 28, 28) from images, `context` and `time`, which may be of one
+        row that holds for all images. ValueError for images of another shape."""
         if x.shape[1:] != (self.in_channels, 28, 28):
             raise ValueError(f"x has shape {tuple(x.shape)}, not (B, {self.in_channels}, 28, 28)")
         x = self.init_conv(x)  # (B, n_feat, 28, 28)
         down1 = self.down1(x)  # (B, n_feat, 14, 14)
         down2 = self.down2(down1)  # (B, 2 n_feat, 7, 7)
-        hidden = self.to_vec(down2)  # (B, 2 n_feat, 1, 1)
-
-        # Existing checkpoints know a class as *minus* its one-hot vector, and no class as zeros.
-        one_hot = nn.functional.one_hot(c, self.n_classes).to(x.dtype)
-        context = -one_hot * (1 - context_mask.to(x.dtype))[:, None]
-        t = t.to(x.dtype)
-        cemb1 = self.contextembed1(context)[:, :, None, None]  # (B, 2 n_feat, 1, 1)
-        temb1 = self.timeembed1(t)[:, :, None, None]
-        cemb2 = self.contextembed2(context)[:, :, None, None]  # (B, n_feat, 1, 1)
-        temb2 = self.timeembed2(t)[:, :, None, None]
-
-        up1 = self.up0(hidden)  # (B, 2 n_feat, 7, 7)
-        up2 = self.up1(cemb1 * up1 + temb1, down2)  # (B, n_feat, 14, 14)
-        up3 = self.up2(cemb2 * up2 + temb2, down1)  # (B, n_feat, 28, 28)
+        up1 = self.up0(self.to_vec(down2))  # (B, 2 n_feat, 7, 7)
+        up2 = self.up1(context[0] * up1 + time[0], down2)  # (B, n_feat, 14, 14)
+        up3 = self.up2(context[1] * up2 + time[1], down1)  # (B, n_feat, 28, 28)
         return self.out(torch.cat((up3, x), dim=1))
 
 

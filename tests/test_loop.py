@@ -95,6 +95,23 @@ def test_the_saved_models_are_the_ones_that_were_sampled(finished, tmp_path):
             assert torch.equal(data.images, torch.load(paths[0], weights_only=True))
 
 
+def test_the_constants_choose_the_sampler(initial, tmp_path):
+    folder = copied(initial, tmp_path / "run")
+    chosen = {"sampler": "ddim", "sample_steps": 3, "fast": False}
+    main(folder, generation_number=1, **chosen)
+    files, constants = Run(folder, 0), {"max_c": 30, "save_every": 1e9, "name": "test", **chosen}
+    data = generate_samples(
+        run.load_ddpm(files.model(0)),
+        TINY_MAIN["N_eval"],
+        0,
+        seeds=Seeds(0, "FullSynthetic", 0, 0),
+        stage="evaluation",
+        partial_path=tmp_path / "part",
+        **constants,
+    )
+    assert torch.equal(data.images, run.load_images(files.evaluation(0)).images)
+
+
 def test_metrics_belong_to_their_own_generation(finished):
     """FID of row g, computed again from model g's evaluation samples, N_eval of them for each g."""
     files = Run(finished, 0)

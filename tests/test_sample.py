@@ -6,7 +6,15 @@ import torch
 
 from common.data import quantised
 from common.ddpm import DDPM
-from common.sample import BlockNoise, balanced_labels, ddpm_chain, generate_samples
+from common.sample import (
+    BlockNoise,
+    balanced_labels,
+    ddim_chain,
+    ddpm_chain,
+    fast_eps,
+    generate_samples,
+    plain_eps,
+)
 from common.seeds import Seeds
 from common.unet import ContextUnet
 
@@ -36,7 +44,7 @@ def small_ddpm(n_T=12, n_feat=8):
     return ddpm.eval()
 
 
-def sample(ddpm, n, tmp_path, w=0, max_c=100, save_every=1e9, seeds=None):
+def sample(ddpm, n, tmp_path, w=0, max_c=100, save_every=1e9, seeds=None, **how):
     return generate_samples(
         ddpm,
         n,
@@ -47,6 +55,7 @@ def sample(ddpm, n, tmp_path, w=0, max_c=100, save_every=1e9, seeds=None):
         partial_path=tmp_path / "part",
         save_every=save_every,
         name="test",
+        **how,
     )
 
 
@@ -56,9 +65,8 @@ def test_sampler_reproduces_a_known_gaussian():
     variance = torch.linspace(0.05, 2, 784).flip(0).reshape(28, 28)
     ddpm = DDPM(GaussianNoise(n_T, betas, mean, variance), betas, n_T)
     generator = torch.Generator().manual_seed(0)
-    x_0 = ddpm_chain(
-        ddpm, balanced_labels(n), 0, lambda: torch.randn(n, 1, 28, 28, generator=generator)
-    )
+    eps = plain_eps(ddpm, balanced_labels(n), 0)
+    x_0 = ddpm_chain(ddpm, eps, lambda: torch.randn(n, 1, 28, 28, generator=generator))
     # Each pixel is a chain of its own: z-scores of its mean and variance are standard normal.
     z_mean = (x_0.mean(0)[0] - mean) / (variance / n).sqrt()
     z_variance = (x_0.var(0)[0] / variance - 1) / (2 / (n - 1)) ** 0.5
@@ -88,17 +96,20 @@ def recorded_chains(ddpm, n, max_c):
     """x_T and x_0 of n samples in batches of max_c, before quantisation."""
     seeds, first, last = Seeds(0, "tests", 0, 4), [], []
 
-    def recording_eps(x_t, t, c, w):
-        if t[0] == ddpm.n_T:
-            first.append(x_t.clone())
-        return DDPM.eps(ddpm, x_t, t, c, w)
+    def recorded(eps):
+        def recording(x_t, t):
+            if t == ddpm.n_T:
+                first.append(x_t.clone())
+            return eps(x_t, t)
 
-    ddpm.eps = recording_eps
+        return recording
+
     with torch.inference_mode():
         for start in range(0, n, max_c):
             stop = min(start + max_c, n)
             noise = BlockNoise(start, stop, lambda b: seeds.torch_generator("samples", b))
-            last.append(ddpm_chain(ddpm, balanced_labels(n)[start:stop], 0, noise))
+            eps = fast_eps(ddpm, balanced_labels(n)[start:stop], 0)
+            last.append(ddpm_chain(ddpm, recorded(eps), noise))
     return torch.cat(first), torch.cat(last)
 
 
@@ -108,15 +119,18 @@ def test_labels_are_balanced_for_any_number():
         assert counts.sum() == n and counts.max() - counts.min() <= 1
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize(("w", "per_image"), [(0, 1), (0.5, 2)])
-def test_the_unconditional_pass_runs_only_under_guidance(tmp_path, w, per_image):
-    ddpm = small_ddpm()
-    seen = []
-    frozen = ddpm.frozen()
-    frozen.nn_model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-    ddpm.frozen = lambda: frozen
-    sample(ddpm, 20, tmp_path, w=w)
-    assert seen == [20 * per_image] * ddpm.n_T
+def test_the_unconditional_pass_runs_only_under_guidance(tmp_path, monkeypatch, w, per_image, fast):
+    ddpm, seen, predicted = small_ddpm(), [], ContextUnet.predicted
+
+    def counted(network, x, context, time):
+        seen.append(len(x))
+        return predicted(network, x, context, time)
+
+    monkeypatch.setattr(ContextUnet, "predicted", counted)
+    sample(ddpm, 20, tmp_path, w=w, fast=fast)
+    assert sum(seen) == 20 * per_image * ddpm.n_T
 
 
 def test_sampling_uses_running_statistics_and_leaves_them_alone(tmp_path):
@@ -128,16 +142,95 @@ def test_sampling_uses_running_statistics_and_leaves_them_alone(tmp_path):
     assert all(torch.equal(value, before[key]) for key, value in ddpm.state_dict().items())
 
 
-def test_frozen_chain_equals_the_plain_network():
-    ddpm = small_ddpm()
-    ends = []
-    for network in (ddpm, ddpm.frozen()):
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("w", [0, 1.5])
+def test_a_fast_chain_equals_that_of_the_plain_network(w, sampler):
+    """With more images than the CPU takes at a time, in unequal parts."""
+    ddpm, c, ends = small_ddpm(), balanced_labels(60), []
+    for eps in (plain_eps(ddpm, c, w), fast_eps(ddpm.frozen(), c, w)):
         generator = torch.Generator().manual_seed(0)
         with torch.inference_mode():
-            noise = lambda g=generator: torch.randn(40, 1, 28, 28, generator=g)  # noqa: E731
-            ends.append(ddpm_chain(network, balanced_labels(40), 1.5, noise))
+            noise = lambda g=generator: torch.randn(60, 1, 28, 28, generator=g)  # noqa: E731
+            chain, rest = (ddim_chain, [7]) if sampler == "ddim" else (ddpm_chain, [])
+            ends.append(chain(ddpm, eps, noise, *rest))
     assert (ends[0] - ends[1]).abs().max() < 1e-4
-    assert ends[0].abs().max() > 1e-3
+    assert ends[0].std() > 1e-3
+
+
+@pytest.mark.parametrize("how", [{"w": 1}, {"sampler": "ddim", "sample_steps": 5}])
+def test_the_constant_fast_changes_rounding_only(tmp_path, how):
+    ddpm = small_ddpm()
+    fast, plain = (sample(ddpm, 30, tmp_path, fast=fast, **how) for fast in (True, False))
+    assert (fast.images.int() - plain.images.int()).abs().max() <= 1
+    assert fast.images.float().std() > 1
+
+
+@torch.inference_mode()
+def test_embeddings_are_computed_once_for_classes_and_once_a_step_for_times(monkeypatch):
+    ddpm, rows = small_ddpm(), []
+    for name in ("contextembed1", "timeembed1"):
+        network = getattr(ddpm.nn_model, name)
+        network.register_forward_pre_hook(lambda _, x, name=name: rows.append((name, len(x[0]))))
+    eps = fast_eps(ddpm, balanced_labels(40), 1)
+    ddpm_chain(ddpm, eps, lambda: torch.zeros(40, 1, 28, 28))
+    assert rows == [("contextembed1", 80)] + [("timeembed1", 1)] * ddpm.n_T
+
+
+# DDIM
+
+
+@torch.inference_mode()
+def test_ddim_follows_the_flow_that_carries_noise_to_a_known_gaussian():
+    """Every DDIM step is linear in (x_t - sqrt(alphabar_t) m), and where steps are many the chain
+    is x_0 = m + sqrt(v / (alphabar_T v + sigma_T^2)) (x_T - sqrt(alphabar_T) m)."""
+    n_T, betas = 1000, (1e-5, 0.02)
+    mean = torch.linspace(-1, 1, 784).reshape(28, 28)
+    variance = torch.linspace(0.05, 2, 784).flip(0).reshape(28, 28)
+    ddpm = DDPM(GaussianNoise(n_T, betas, mean, variance), betas, n_T).double()
+    eps = plain_eps(ddpm, torch.zeros(3, dtype=torch.int64), 0)
+    x_T = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0)).double()
+    alphabar = ddpm.alphabar_t[n_T]
+    exact = mean + (variance / (alphabar * variance + 1 - alphabar)).sqrt() * (
+        x_T - alphabar.sqrt() * mean
+    )
+    errors = {
+        steps: (ddim_chain(ddpm, eps, lambda: x_T, steps) - exact).abs().max().item()
+        for steps in (25, 50, 100, 1000)
+    }
+    assert errors[1000] < 0.02
+    for few, more in ((25, 50), (50, 100), (100, 1000)):
+        assert errors[more] < 0.7 * errors[few], errors
+
+
+@torch.inference_mode()
+def test_ddim_steps_are_those_of_the_paper():
+    """Against the product of the linear maps that equation 12 gives for a Gaussian, in NumPy."""
+    n_T, betas, steps, v = 40, (1e-4, 0.25), 5, 0.3
+    mean, variance = torch.zeros(28, 28), torch.full((28, 28), v)
+    ddpm = DDPM(GaussianNoise(n_T, betas, mean, variance), betas, n_T)
+    alphabar = np.cumprod(1 - np.linspace(*betas, n_T + 1))
+    times, factor = [40, 30, 20, 11, 1], 1.0  # 20.5 and 10.75 of the even spacing, rounded
+    for t, s in zip(times, [*times[1:], None], strict=True):
+        sigma = np.sqrt(1 - alphabar[t])
+        predicted = sigma / (alphabar[t] * v + 1 - alphabar[t])  # eps for x_t = 1
+        x_0 = (1 - sigma * predicted) / np.sqrt(alphabar[t])
+        following = 1.0 if s is None else alphabar[s]
+        factor *= np.sqrt(following) * x_0 + np.sqrt(1 - following) * predicted
+    x_T = torch.ones(1, 1, 28, 28)
+    x_0 = ddim_chain(ddpm, plain_eps(ddpm, torch.zeros(1).long(), 0), lambda: x_T, steps)
+    assert x_0.mean().item() == pytest.approx(factor, rel=1e-5)
+    assert x_0.std() < 1e-6
+
+
+def test_ddim_depends_on_its_first_noise_only_and_its_steps(tmp_path):
+    ddpm = small_ddpm()
+    ten, again, five = (
+        sample(ddpm, 10, tmp_path, sampler="ddim", sample_steps=steps) for steps in (10, 10, 5)
+    )
+    assert torch.equal(ten.images, again.images) and not torch.equal(ten.images, five.images)
+    for steps in (0, 13):
+        with pytest.raises(ValueError, match=f"sample_steps = {steps} is not between 1 and n_T"):
+            ddim_chain(ddpm, None, None, steps)
 
 
 def test_a_stopped_sampling_continues_with_the_same_images(tmp_path, monkeypatch):

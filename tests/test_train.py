@@ -105,3 +105,22 @@ def test_a_loss_that_is_not_finite_stops_training_before_anything_is_saved(tmp_p
     if state.exists():  # an epoch that was still finite
         saved = torch.load(state, weights_only=True)
         assert all(v.isfinite().all() for v in saved["model"].values())
+
+
+def test_amp_trains_in_bfloat16_to_about_the_same_loss_and_is_off_by_default(tmp_path, monkeypatch):
+    dtypes, forward = [], ContextUnet.forward
+
+    def noted(*arguments):
+        predicted = forward(*arguments)
+        dtypes.append(predicted.dtype)
+        return predicted
+
+    monkeypatch.setattr(ContextUnet, "forward", noted)
+    _, losses = trained(tmp_path / "off")
+    assert set(dtypes) == {torch.float32}
+    dtypes.clear()
+    ddpm, rounded = trained(tmp_path / "on", amp=True)
+    assert set(dtypes) == {torch.bfloat16}
+    assert all(parameter.dtype == torch.float32 for parameter in ddpm.parameters())
+    assert rounded != losses
+    torch.testing.assert_close(rounded, losses, rtol=0.02, atol=0)  # bfloat16: 8 bits, 0.4 %

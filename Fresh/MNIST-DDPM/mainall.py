@@ -38,6 +38,12 @@ beta2 = 0.02  # noise variance at the last step; 10 / n_T suits other n_T
 n_feat = 128  # feature maps of ContextUnet, a multiple of 8
 n_classes = 10  # classes of digits
 
+# Speed
+sampler = "ddpm"  # "ddpm": n_T steps; "ddim": sample_steps steps without noise
+sample_steps = 50  # steps of "ddim", at most n_T
+fast = True  # False: sample with the plain network, slower and the same up to rounding
+amp = False  # True: train in bfloat16, faster on recent GPUs
+
 # The run
 seed = 0  # every random number follows from it
 deterministic = False  # True: bit-identical repeats on CUDA too, slower

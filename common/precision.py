@@ -1,0 +1,32 @@
+"""TF32: faster float32 products on CUDA with 10-bit mantissas, for training and sampling only."""
+
+import contextlib
+
+import torch
+
+
+def allow_tf32():
+    """Float32 products and convolutions on CUDA may use TF32 from now on."""
+    for owner, name, on, _ in _switches():
+        setattr(owner, name, on)
+
+
+@contextlib.contextmanager
+def full_precision():
+    """No TF32 inside: float32 on CUDA means float32. Settings are restored."""
+    before = [getattr(owner, name) for owner, name, _, _ in _switches()]
+    try:
+        for owner, name, _, off in _switches():
+            setattr(owner, name, off)
+        yield
+    finally:
+        for (owner, name, _, _), value in zip(_switches(), before, strict=True):
+            setattr(owner, name, value)
+
+
+def _switches():
+    """(owner, attribute, its value with TF32, its value without) of products and convolutions."""
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(cudnn, "conv"):  # torch 2.9 and later
+        return [(owner, "fp32_precision", "tf32", "ieee") for owner in (cuda, cudnn.conv)]
+    return [(owner, "allow_tf32", True, False) for owner in (cuda, cudnn)]

@@ -1,0 +1,50 @@
+"""TF32 is for training and sampling only; spectra and features get all of float32."""
+
+import pytest
+import torch
+
+from common import loop, precision, spectrum
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    before = [getattr(owner, name) for owner, name, _, _ in precision._switches()]
+    yield
+    for (owner, name, _, _), value in zip(precision._switches(), before, strict=True):
+        setattr(owner, name, value)
+
+
+def states():
+    return [getattr(owner, name) for owner, name, _, _ in precision._switches()]
+
+
+def test_full_precision_holds_inside_and_is_restored_even_after_an_error():
+    precision.allow_tf32()
+    on = states()
+    with pytest.raises(KeyboardInterrupt), precision.full_precision():
+        assert all(state != allowed for state, allowed in zip(states(), on, strict=True))
+        raise KeyboardInterrupt
+    assert states() == on == [on_ for _, _, on_, _ in precision._switches()]
+
+
+def test_jacobians_and_features_are_computed_without_tf32(monkeypatch):
+    precision.allow_tf32()
+    on, seen = states(), []
+
+    def eps(x, t, c):
+        seen.append(states())
+        return 2 * x
+
+    spectrum.jacobian(eps, torch.zeros(1, 1, 2, 2), torch.ones(1), torch.zeros(1))
+    monkeypatch.setattr(
+        loop, "extract_mnist_features", lambda *_: seen.append(states()) or torch.zeros(1, 84)
+    )
+    loop._finite_features(None, None, "")
+    assert len(seen) >= 2 and all(state != on for state in seen)
+    assert states() == on
+
+
+@pytest.mark.cuda
+def test_scripts_allow_tf32_on_cuda():
+    loop._use_device(type("Constants", (), {"deterministic": False}))
+    assert states() == [on for _, _, on, _ in precision._switches()]
