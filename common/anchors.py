@@ -12,7 +12,7 @@ import torch
 from scipy.sparse.linalg import svds
 from tqdm import tqdm
 
-from common import report, run, spectrum, storage
+from common import processes, report, run, spectrum, storage
 from common.data import balanced_order, load_real
 from common.errors import UserError, one_line
 from common.run import Run
@@ -79,6 +79,7 @@ def checkpoints(folder, w):
     return {generation: run_.model(generation) for generation in [*initial, *numbers]}
 
 
+@processes.led
 def main(constants):
     """What jacobian/spectra.py runs: spectra_w{w}.npz of every checkpoint of run_dir."""
     with one_line():
@@ -119,18 +120,14 @@ def measure(paths, path, constants):
         for i, generation in enumerate(kept.get("generations", []))
     }
     new = [g for g in paths if g not in rows or str(rows[g]["checkpoint_sha256"]) != hashes[g]]
-    bar = tqdm(
-        total=len(new) * len(times) * len(anchors.index),
-        desc="spectra",
-        unit="Jacobian",
-        disable=None,
-    )
-    for generation in new:
+    for generation in tqdm(new, desc="spectra", unit="checkpoint", disable=None):
         ddpm = run.load_ddpm(paths[generation])
         if ddpm.n_T != n_T or not torch.allclose(ddpm.sqrtmab.cpu(), schedule, atol=1e-5):
             raise UserError(f"{paths[generation]} has another schedule (n_T, betas) than the first")
         rows[generation] = {
-            **_spectra(ddpm.frozen(), anchors, held_out, times, bar),
+            **processes.together(
+                _spectra, ddpm.cpu(), anchors, held_out, times, device=processes.device().type
+            ),
             "checkpoint_sha256": hashes[generation],
         }
         order = sorted(rows)
@@ -151,7 +148,6 @@ def measure(paths, path, constants):
             "anchor_labels": anchors.labels.numpy(),
         }
         storage.save_arrays(arrays, path)
-    bar.close()
     return new
 
 
@@ -170,30 +166,48 @@ def statistics(arrays):
     )
 
 
-def _spectra(ddpm, anchors, held_out, times, bar):
-    """What one checkpoint adds to the file: {name: array} for the names in PER_GENERATION."""
-    device = ddpm.alpha_t.device
-    chunk = 16 if device.type == "cpu" else 112  # rows of J at a time
-    found = {name: [] for name in PER_GENERATION}
-    for t in times:
+def _spectra(ddpm, anchors, held_out, times, *, device):
+    """What one checkpoint adds to the file: {name: array} for the names in PER_GENERATION.
+
+    The processes take the anchors in turns.
+    """
+    ddpm = ddpm.to(device).frozen()
+    chunk = 16 if device == "cpu" else 112  # rows of J at a time
+    jobs = [(t, a) for t in times for a in range(len(anchors.index))]
+    mine = jobs[processes.rank() :: processes.count()]
+    first = processes.rank() == 0
+
+    def measured(t, a):
         x_t, c, t_ = _noised(ddpm, anchors, t, device)
-        of_anchors = {name: [] for name in PER_GENERATION[:-1]}
-        for a in range(len(c)):
-            one = slice(a, a + 1)
-            J = spectrum.jacobian(ddpm.eps, x_t[one], t_[one], c[one], chunk)
-            of_anchors["eigenvalues"].append(spectrum.eigenvalues(J)[0])
-            of_anchors["trace"].append(spectrum.trace(J)[0])
-            of_anchors["asymmetry"].append(spectrum.asymmetry(J)[0])
-            of_anchors["leading_vectors"].append(_leading_vectors(J[0].double().cpu().numpy()))
-            bar.update()
-        for name, values in of_anchors.items():
-            found[name].append(np.stack(values))
-        with torch.inference_mode():
-            eps = held_out.noise(t).to(device)
+        one = slice(a, a + 1)
+        J = spectrum.jacobian(ddpm.eps, x_t[one], t_[one], c[one], chunk)
+        return {
+            "eigenvalues": spectrum.eigenvalues(J)[0],
+            "trace": spectrum.trace(J)[0],
+            "asymmetry": spectrum.asymmetry(J)[0],
+            "leading_vectors": _leading_vectors(J[0].double().cpu().numpy()),
+        }
+
+    bar = tqdm(
+        mine,
+        desc="one in each process",
+        unit="Jacobian",
+        disable=None if first else True,
+        leave=False,
+    )
+    results = processes.gathered(lambda: {job: measured(*job) for job in bar})
+    of_job = {job: found for result in results for job, found in result.items()}
+    found = {
+        name: np.stack([[of_job[t, a][name] for a in range(len(anchors.index))] for t in times])
+        for name in PER_GENERATION[:-1]
+    }
+    with torch.inference_mode():
+        losses = []
+        for t in times:
             x_t, c, t_ = _noised(ddpm, held_out, t, device)
-            error = (ddpm.eps(x_t, t_, c) - eps).double().square().mean()
-        found["denoising_loss"].append(error.item())
-    return {name: np.stack(values) for name, values in found.items()}
+            error = (ddpm.eps(x_t, t_, c) - held_out.noise(t).to(device)).double().square().mean()
+            losses.append(error.item())
+    return {**found, "denoising_loss": np.stack(losses)}
 
 
 def _leading_vectors(J):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common import anchors, report, spectrum_plots, storage
+from common import anchors, processes, report, spectrum_plots, storage
 from common.errors import UserError, one_line
 from common.run import Run
 from common.seeds import INITIAL
@@ -10,6 +10,7 @@ from common.settings import number_text
 from common.spectrum import log_spectrum_distance
 
 
+@processes.led
 def main(constants):
     """What jacobian/compare.py runs."""
     with one_line():

@@ -49,17 +49,19 @@ class DDPM(nn.Module):
         for name, values in ddpm_schedules(*betas, n_T).items():
             self.register_buffer(name, values)
 
-    def forward(self, x_0, c, generator):
+    def forward(self, x_0, c, generator, part=slice(None)):
         """Training loss, the mean squared error of eps_theta at random times (Ho et al., eq. 14).
 
         x_0 (B, 1, 28, 28) in [0, 1]; c (B,) int64; generator on x_0's device. Each class is hidden
-        with probability drop_prob, so that the network also learns the unconditional noise.
+        with probability drop_prob, so that the network also learns the unconditional noise. part:
+        the rows that the loss is of; random numbers are drawn for all B.
         """
         random = {"generator": generator, "device": x_0.device}
         t = torch.randint(1, self.n_T + 1, (len(x_0),), **random)  # n_T, where sampling starts, too
         eps = torch.randn(x_0.shape, **random)
         hidden = (torch.rand(len(x_0), **random) < self.drop_prob).float()
         x_t = self.noised(x_0, eps, t)
+        x_t, c, t, hidden, eps = (each[part] for each in (x_t, c, t, hidden, eps))
         return nn.functional.mse_loss(self.nn_model(x_t, c, t / self.n_T, hidden), eps)
 
     def noised(self, x_0, eps, t):

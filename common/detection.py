@@ -5,7 +5,7 @@ The statistics are in `onset`; this module reads the runs, judges them and state
 
 import numpy as np
 
-from common import anchors, onset, report, spectrum_plots, storage, streams
+from common import anchors, onset, processes, report, spectrum_plots, storage, streams
 from common.errors import UserError, one_line
 from common.run import Run
 
@@ -14,6 +14,7 @@ UNCALIBRATED = (
 )
 
 
+@processes.led
 def main(constants):
     """What jacobian/detect.py runs."""
     with one_line():

@@ -11,7 +11,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from common import plots, precision, report, run, stages, storage
+from common import plots, precision, processes, report, run, stages, storage
 from common.data import load_real
 from common.errors import UserError, one_line
 from common.fid import calculate_frechet_distance, feature_statistics
@@ -27,6 +27,7 @@ N_TSNE = 10_000  # images of each kind in a t-SNE figure, at most
 FREE = ("generation_number", "max_c", "save_every", "save_dir", "save_dirs", "Wall", "w", "script")
 
 
+@processes.led
 def initialmain(training_set, constants):
     """Trains the initial model on real data and the feature network, and samples from the model.
 
@@ -67,12 +68,14 @@ def initialmain(training_set, constants):
         print("\n".join(f"  {folder}" for folder in constants.save_dirs))
 
 
+@processes.led
 def main(training_set, constants):
     """The loop over generations for one guidance weight w."""
     with one_line():
         _loops(training_set, constants, [constants.w])
 
 
+@processes.led
 def mainall(training_set, constants):
     """The loop over generations for every guidance weight in Wall, one after the other."""
     with one_line():
@@ -374,7 +377,7 @@ def _scenario(constants):
 
 def _use_device(constants):
     """Announces the device; with `deterministic`, CUDA uses only reproducible kernels."""
-    device = run.device()
+    device = processes.device()
     if device.type == "cuda":
         precision.allow_tf32()
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS needs it

@@ -10,7 +10,7 @@ import sklearn
 import torch
 import torchvision
 
-from common import ddpm, lenet, storage
+from common import ddpm, lenet, processes, storage
 from common.data import LabelledImages
 from common.errors import UserError
 from common.seeds import INITIAL
@@ -93,19 +93,14 @@ class Run:
         storage.save_rows(named, self.table("metrics"))
 
 
-def device():
-    """CUDA when there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def load_ddpm(path, made_by="initialmain.py"):
     """The DDPM in a checkpoint, in eval mode on this machine's device."""
-    return _network(ddpm, path, made_by).to(device())
+    return _network(ddpm, path, made_by).to(processes.device())
 
 
 def load_lenet(path):
     """The feature network prmodel.pth, in eval mode on this machine's device."""
-    return _network(lenet, path, "initialmain.py").to(device())
+    return _network(lenet, path, "initialmain.py").to(processes.device())
 
 
 def _network(module, path, made_by):

@@ -6,7 +6,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from common import storage
+from common import processes, storage
 from common.data import LabelledImages, quantised
 from common.errors import UserError
 
@@ -99,7 +99,6 @@ def ddim_chain(ddpm, eps, noise, sample_steps):
     return x_t
 
 
-@torch.inference_mode()
 def generate_samples(
     ddpm,
     n,
@@ -122,19 +121,58 @@ def generate_samples(
     same noise and differs by float rounding only. Every `save_every` seconds the finished batches
     are saved in `partial_path`, where a later call goes on. UserError when a sample is not finite.
     """
-    device = ddpm.alpha_t.device
-    ddpm = ddpm.frozen() if fast else copy.deepcopy(ddpm).eval()
-    labels = balanced_labels(n, ddpm.nn_model.n_classes)
-    done = (
-        storage.load(partial_path)
-        if storage.intact(partial_path)
-        else torch.empty(0, dtype=torch.uint8)
+    done = torch.empty(0, 1, 28, 28, dtype=torch.uint8)
+    if storage.intact(partial_path):
+        done = storage.load(partial_path)
+    images = processes.together(
+        _sampled,
+        copy.deepcopy(ddpm).cpu().eval(),
+        n,
+        w,
+        done,
+        device=ddpm.alpha_t.device.type,
+        max_c=max_c,
+        seeds=seeds,
+        stage=stage,
+        partial_path=partial_path,
+        save_every=save_every,
+        name=name,
+        sampler=sampler,
+        sample_steps=sample_steps,
+        fast=fast,
     )
-    finished = [done.reshape(-1, 1, 28, 28)]
-    start = len(done)
-    saved_at = time.monotonic()
-    bar = tqdm(initial=start, total=n, desc=name, unit="image", disable=None, leave=False)
-    while start < n:
+    return LabelledImages(images, balanced_labels(n, ddpm.nn_model.n_classes))
+
+
+@torch.inference_mode()
+def _sampled(
+    ddpm,
+    n,
+    w,
+    done,
+    *,
+    device,
+    max_c,
+    seeds,
+    stage,
+    partial_path,
+    save_every,
+    name,
+    sampler,
+    sample_steps,
+    fast,
+):
+    """All n images uint8 (n, 1, 28, 28) on the CPU, of which `done` are there, in each process.
+
+    The batches are the same for any number of processes, which take them in turns.
+    """
+    ddpm.to(device)
+    ddpm = ddpm.frozen() if fast else ddpm
+    labels = balanced_labels(n, ddpm.nn_model.n_classes)
+
+    def batch(start):
+        if start >= n:
+            return done[:0]
         stop = min(start + max_c, n)
         noise = BlockNoise(start, stop, lambda b: seeds.torch_generator(stage, b, device))
         eps = (fast_eps if fast else plain_eps)(ddpm, labels[start:stop].to(device), w)
@@ -146,11 +184,23 @@ def generate_samples(
             raise UserError(
                 f"{name}: the model's samples are not finite; retrain it with a smaller lrate"
             )
-        finished.append(quantised(x_0).cpu())
-        bar.update(stop - start)
-        start = stop
-        if start < n and time.monotonic() - saved_at >= save_every:
-            storage.save(torch.cat(finished), partial_path)
+        return quantised(x_0).cpu()
+
+    first, saved_at = processes.rank() == 0, time.monotonic()
+    bar = tqdm(
+        initial=len(done),
+        total=n,
+        desc=name,
+        unit="image",
+        disable=None if first else True,
+        leave=False,
+    )
+    while len(done) < n:
+        mine = len(done) + max_c * processes.rank()
+        done = torch.cat([done, *processes.gathered(lambda start=mine: batch(start))])
+        bar.update(len(done) - bar.n)
+        if first and len(done) < n and time.monotonic() - saved_at >= save_every:
+            storage.save(done, partial_path)
             saved_at = time.monotonic()
     bar.close()
-    return LabelledImages(torch.cat(finished), labels)
+    return done

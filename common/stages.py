@@ -3,7 +3,7 @@
 A stage is complete when its files are there; what an interrupted one saved lies beside it.
 """
 
-from common import run, storage
+from common import processes, run, storage
 from common.data import LabelledImages, load_real
 from common.ddpm import DDPM
 from common.errors import UserError
@@ -32,8 +32,8 @@ def train(run_, generation, data, constants, seeds, start=None):
             )
         ddpm.load_state_dict(previous.state_dict())
     losses = train_ddpm(
-        ddpm.to(run.device()),
-        LabelledImages(*data).to(run.device()),
+        ddpm.to(processes.device()),
+        LabelledImages(*data).to(processes.device()),
         n_epoch=constants.n_epoch,
         batch_size=constants.batch_size,
         lrate=constants.lrate,
@@ -83,7 +83,7 @@ def train_feature_network(run_, constants, real):
     if storage.intact(run_.prmodel):
         return
     print("training the feature network prmodel.pth ...")
-    network = train_lenet(real.to(run.device()), Seeds(0, "feature network"))
+    network = train_lenet(real.to(processes.device()), Seeds(0, "feature network"))
     storage.save(network.state_dict(), run_.prmodel)
     percent = 100 * accuracy(network, load_real(constants.dataset, train=False))
     print(f"prmodel.pth classifies {percent:.2f} % of the test images correctly")

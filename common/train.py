@@ -5,7 +5,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from common import storage
+from common import processes, storage
 from common.data import batches
 from common.errors import UserError
 
@@ -17,24 +17,68 @@ def train_ddpm(
 
     Adam; the learning rate falls linearly from lrate to lrate / n_epoch. Every `save_every`
     seconds the epoch's end is saved in `state_path`, where a later call goes on: each epoch draws
-    its own random numbers, so the result is the same. amp: in bfloat16
-    where that suffices. UserError when a loss is not finite.
+    its own random numbers, so the result is the same. amp: the network computes in bfloat16 where
+    autocast does. Several processes share each batch. UserError when a loss is not finite.
     """
-    device = data.images.device
-    ddpm.to(memory_format=torch.channels_last)
+    device = data.images.device.type
+    saved = storage.load(state_path) if storage.intact(state_path) else None
+    if saved:
+        print(f"{name}: continuing after epoch {len(saved['losses'])} of {n_epoch}")
+    state, losses = processes.together(
+        _trained,
+        ddpm.cpu(),
+        data.to("cpu"),
+        saved,
+        device=device,
+        n_epoch=n_epoch,
+        batch_size=batch_size,
+        lrate=lrate,
+        seeds=seeds,
+        state_path=state_path,
+        save_every=save_every,
+        name=name,
+        amp=amp,
+    )
+    ddpm.to(device).load_state_dict(state)
+    ddpm.eval()
+    return losses
+
+
+def _trained(
+    ddpm,
+    data,
+    saved,
+    *,
+    device,
+    n_epoch,
+    batch_size,
+    lrate,
+    seeds,
+    state_path,
+    save_every,
+    name,
+    amp,
+):
+    """The state dict of the trained `ddpm` and the mean loss of each epoch, in each process."""
+    data = data.to(device)
+    ddpm.to(device, memory_format=torch.channels_last).train()
+    network = processes.replicated(ddpm)
     optimizer = torch.optim.Adam(ddpm.parameters(), lr=lrate, fused=True)
     epoch_losses = []
-    if storage.intact(state_path):
-        state = storage.load(state_path)
-        ddpm.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        epoch_losses = state["losses"]
-        print(f"{name}: continuing after epoch {len(epoch_losses)} of {n_epoch}")
+    if saved:
+        ddpm.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        epoch_losses = saved["losses"]
 
-    ddpm.train()
+    first = processes.rank() == 0
     saved_at = time.monotonic()
     bar = tqdm(
-        initial=len(epoch_losses), total=n_epoch, desc=name, unit="epoch", disable=None, leave=False
+        initial=len(epoch_losses),
+        total=n_epoch,
+        desc=name,
+        unit="epoch",
+        disable=None if first else True,
+        leave=False,
     )
     for epoch in range(len(epoch_losses), n_epoch):
         for group in optimizer.param_groups:
@@ -44,14 +88,15 @@ def train_ddpm(
 
         losses = []  # stays on the device: reading it after every step would stop the GPU
         for x_0, c in batches(data, batch_size, order):
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                loss = ddpm(x_0, c, noise)
+            part, weight = processes.share(len(c))
+            with torch.autocast(device, torch.bfloat16, enabled=amp):
+                loss = weight * network(x_0, c, noise, part)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
 
-        losses = torch.stack(losses)
+        losses = processes.averaged(torch.stack(losses))
         if not losses.isfinite().all():
             step = int((~losses.isfinite()).nonzero()[0])
             raise UserError(
@@ -61,10 +106,10 @@ def train_ddpm(
         epoch_losses.append(losses.mean().item())
         bar.set_postfix(loss=f"{epoch_losses[-1]:.4f}")
         bar.update()
-        if epoch + 1 < n_epoch and time.monotonic() - saved_at >= save_every:
+        if first and epoch + 1 < n_epoch and time.monotonic() - saved_at >= save_every:
             state = {"model": ddpm.state_dict(), "optimizer": optimizer.state_dict()}
             storage.save({**state, "losses": epoch_losses}, state_path)
             saved_at = time.monotonic()
     bar.close()
-    ddpm.to(memory_format=torch.contiguous_format).eval()
-    return epoch_losses
+    ddpm.to(memory_format=torch.contiguous_format)
+    return ddpm.state_dict(), epoch_losses

@@ -140,9 +140,8 @@ def again(folder):
             command(folder)
 
 
-@pytest.mark.parametrize(
-    "damage", [pytest.param(name, marks=pytest.mark.slow) for name in DAMAGES][:3] + ["replaced"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [*list(DAMAGES)[:3], "replaced"])
 def test_every_damaged_file_is_noticed_kept_aside_and_made_again(
     finished, tmp_path, capsys, damage
 ):
