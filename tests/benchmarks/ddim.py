@@ -46,7 +46,9 @@ def main():
         save_every=1e9,
         name="training",
     )
-    print(f"n_feat {N_FEAT}, {N_EPOCH} epochs of {len(real.labels):,} images, loss {losses[-1]:.4f}")
+    print(
+        f"n_feat {N_FEAT}, {N_EPOCH} epochs of {len(real.labels):,} images, loss {losses[-1]:.4f}"
+    )
     fids = {}
     for sampler in ("ddim", "ddpm"):
         for seed in SEEDS:
