@@ -119,7 +119,7 @@ def _page(of, stopped):
             "<h2>Generations</h2>",
             '<p class="browse"><label for="slider">Generation (the arrow keys work too)</label>'
             '<input type="range" id="slider" min="0" value="0" step="1"></p>',
-            *(_browser(of, row) for row in rows),
+            *(_browser(of, r) for r in rows if of.figure("tsne", r["generation"]).exists()),
         ]
     loss = of.figure("loss")
     if storage.intact(loss):

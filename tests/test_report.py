@@ -169,6 +169,13 @@ def test_a_run_in_progress_says_how_far_it_is(finished, tmp_path):
     assert "45 min of work so far, about 1 h 20 min to go" in text  # (600 + 1800) / 2 each
 
 
+def test_a_generation_that_is_not_drawn_yet_is_in_the_table_only(finished, tmp_path):
+    folder = copied(finished, tmp_path / "run", leave_out=["tsne_1_w0.png"])
+    page = Page(report.write(folder, 0))
+    assert f"{Run(folder, 0).metrics()[-1]['fid']:.4g}" in page.text
+    assert len(page.pictures) == 2 * 3 + len(report.SPECTRUM_FIGURES) + 1
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [

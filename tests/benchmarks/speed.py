@@ -1,0 +1,312 @@
+"""Times every stage of a generation against textbook code in the same process.
+
+    python tests/benchmarks/speed.py               all rows of the README's table
+    python tests/benchmarks/speed.py fid loader    some of them
+
+Repeats are interleaved, so that other work on the machine hits both alike, and their medians
+compared; what both compute must agree. Peak memory is that of a process that does nothing else.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import textbook_speed as textbook
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from common.data import LabelledImages, batches, load_real, quantised
+from common.ddpm import DDPM
+from common.fid import calculate_frechet_distance, feature_statistics
+from common.lenet import LeNet, extract_mnist_features
+from common.prdc import compute_prdc_slice, nearest_radii
+from common.sample import balanced_labels, ddpm_chain, fast_eps, generate_samples
+from common.seeds import Seeds
+from common.settings import PRDC_K
+from common.train import train_ddpm
+from common.unet import ContextUnet
+
+THREADS = 2
+SEEDS = Seeds(0, "benchmark")
+
+
+class Row(NamedTuple):
+    """One row: two functions that do the same work, how often, and what the README says of it."""
+
+    work: str
+    textbook: callable
+    ours: callable
+    agree: callable
+    target: float
+    repeats: int = 5
+
+
+def model(n_feat, n_T):
+    """A DDPM with random weights and statistics that are not the identity, in eval mode."""
+    ddpm = SEEDS.initialised(lambda: DDPM(ContextUnet(1, n_feat), (1e-4, min(0.5, 10 / n_T)), n_T))
+    generator = torch.Generator().manual_seed(1)
+    for module in ddpm.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.3, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+    return ddpm.eval()
+
+
+def noise_of(n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(n, 1, 28, 28, generator=generator)
+
+
+def sampling(n_feat, w, target):
+    n, n_T = 100, 5
+    ddpm, c = model(n_feat, n_T), balanced_labels(n)
+    frozen = ddpm.frozen()
+
+    @torch.inference_mode()
+    def ours():
+        return ddpm_chain(frozen, fast_eps(frozen, c, w), noise_of(n))
+
+    return Row(
+        f"{n_T} denoising steps of {n} images, w = {w}, n_feat {n_feat}",
+        lambda: textbook.sample(ddpm, c, w, noise_of(n)),
+        ours,
+        lambda a, b: (a - b).abs().max() < 1e-4 * max(1, a.abs().max()),
+        target,
+    )
+
+
+def ddim():
+    ddpm, folder = model(32, 500), Path(tempfile.mkdtemp())
+    options = {"max_c": 25, "seeds": SEEDS, "stage": "samples", "save_every": 1e9, "name": "25"}
+    options["partial_path"] = folder / "part"
+    return Row(
+        "25 images with 50 DDIM steps; textbook: 500 DDPM steps, as fast as ours",
+        lambda: generate_samples(ddpm, 25, 0, **options),
+        lambda: generate_samples(ddpm, 25, 0, sampler="ddim", sample_steps=50, **options),
+        lambda a, b: a.images.shape == b.images.shape,
+        9,
+        3,
+    )
+
+
+def loader():
+    data, root = load_real("mnist"), os.environ.get("MNIST_ROOT", "data")
+    loaded = textbook.loader(root)
+    return Row(
+        "a pass over 60,000 images in batches of 128",
+        lambda: sum(len(c) for _, c in loaded),
+        lambda: sum(len(c) for _, c in batches(data, 128, torch.Generator().manual_seed(0))),
+        lambda a, b: a == b == 60_000,
+        30,
+        3,
+    )
+
+
+def trained(ddpm, data, n_epoch=1):
+    with tempfile.TemporaryDirectory() as folder:
+        return train_ddpm(
+            ddpm,
+            data,
+            n_epoch=n_epoch,
+            batch_size=128,
+            lrate=1e-4,
+            seeds=SEEDS,
+            state_path=Path(folder) / "state",
+            save_every=1e9,
+            name="training",
+        )
+
+
+def training():
+    data, (plain, ours) = images(1024), (model(32, 500) for _ in range(2))
+    rows = list(batches(data, 128, torch.Generator().manual_seed(0)))
+    return Row(
+        "8 training steps of 128 images, n_feat 32",
+        lambda: textbook.train(plain, rows, 1e-4),
+        lambda: trained(ours, data),
+        lambda a, b: abs(np.mean(a) / np.mean(b) - 1) < 0.2,  # other random numbers
+        1.1,
+        7,
+    )
+
+
+def features(n, seed):
+    """Correlated, non-negative features (n, 84), as LeNet's are."""
+    generator = np.random.default_rng(seed)
+    mixing = np.random.default_rng(0).standard_normal((84, 84)) / 9
+    return np.maximum(generator.standard_normal((n, 84)) @ mixing + 0.1 * seed, 0)
+
+
+def prdc(n, again):
+    real, fake = features(n, 0), features(1000, 1)
+    radii = nearest_radii(real) if again else None
+    return Row(
+        f"PRDC, {n:,} real x 1,000 synthetic x 84, "
+        + ("from the second generation on" if again else "first time"),
+        lambda: textbook.prdc(real, fake, PRDC_K),
+        lambda: compute_prdc_slice(real, fake, real_radii=radii),
+        lambda a, b: all(abs(a[name] - b[name]) < 1e-12 for name in b),
+        30 if again else 3,
+        1,
+    )
+
+
+def fid():
+    real, fake = features(60_000, 0), features(60_000, 1)
+
+    def ours():
+        return calculate_frechet_distance(*feature_statistics(real), *feature_statistics(fake))
+
+    return Row(
+        "FID from features, 60,000 x 84",
+        lambda: textbook.fid(real, fake),
+        ours,
+        lambda a, b: abs(a - b) < 1e-6 * a,
+        1,
+    )
+
+
+def images(n):
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 1, 28, 28), dtype=np.uint8)
+    return LabelledImages(torch.from_numpy(pixels), torch.arange(n) % 10)
+
+
+def generation():
+    """Training, sampling and evaluation, each as in its own row; 5,000 real images."""
+    data, n, real = images(2000), 1000, images(5000)
+    lenet = SEEDS.initialised(LeNet).eval()
+    real_features = extract_mnist_features(real.images, lenet)
+    radii, statistics_ = nearest_radii(real_features), feature_statistics(real_features)
+
+    @torch.no_grad()
+    def embedded(x):
+        return torch.cat([lenet.embed(part) for part in x.split(100)]).numpy()
+
+    def plain():
+        ddpm = model(32, 20)
+        textbook.train(ddpm, batches(data, 128, torch.Generator().manual_seed(0)), 1e-4)
+        ddpm.eval()
+        x = [
+            textbook.sample(ddpm, balanced_labels(100), 0, noise_of(100, i))
+            for i in range(n // 100)
+        ]
+        fake = embedded(quantised(torch.cat(x)).float() / 255)
+        reference = embedded(real.images.float() / 255)
+        return textbook.fid(reference, fake), textbook.prdc(reference, fake, PRDC_K)
+
+    def ours():
+        ddpm = model(32, 20)
+        trained(ddpm, data)
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / "part"
+            options = {"max_c": 500, "seeds": SEEDS, "stage": "samples", "save_every": 1e9}
+            made = generate_samples(ddpm, n, 0, partial_path=part, name="samples", **options)
+        fake = extract_mnist_features(made.images, lenet)
+        return (
+            calculate_frechet_distance(*feature_statistics(fake), *statistics_),
+            compute_prdc_slice(real_features, fake, real_radii=radii),
+        )
+
+    return Row(
+        "a generation: train on 2,000, sample 1,000 in 20 steps, evaluate; n_feat 32",
+        plain,
+        ours,
+        lambda a, b: abs(a[0] / b[0] - 1) < 0.5,  # other random numbers
+        3,
+        3,
+    )
+
+
+ROWS = {
+    "sampling-32": lambda: sampling(32, 0, 3.5),
+    "sampling-128": lambda: sampling(128, 0, 3.5),
+    "guided-32": lambda: sampling(32, 1, 1.4),
+    "guided-128": lambda: sampling(128, 1, 1.4),
+    "ddim": ddim,
+    "loader": loader,
+    "training": training,
+    "prdc-first": lambda: prdc(20_000, False),
+    "prdc-again": lambda: prdc(20_000, True),
+    "fid": fid,
+    "generation": generation,
+}
+
+
+def measured(name):
+    """The median seconds of both sides of a row, and the row."""
+    row = ROWS[name]()
+    results = [side() for side in (row.textbook, row.ours)] if row.repeats > 1 else []
+    seconds = {side: [] for side in (row.textbook, row.ours)}
+    for _ in range(row.repeats):
+        outputs = []
+        for side, times in seconds.items():
+            start = time.perf_counter()
+            outputs.append(side())
+            times.append(time.perf_counter() - start)
+        results = outputs
+    assert row.agree(*results), f"{name}: textbook and ours disagree: {results}"
+    return *(statistics.median(times) for times in seconds.values()), row
+
+
+def peak(name, side):
+    """The peak memory, in MB, of a process that does one side of a row once."""
+    words = [sys.executable, __file__, name, "--side", side]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return done.stdout.split()[-1]
+
+
+def peak_of_this_process():
+    """In MB, as text; a dash where the system does not tell."""
+    status = Path("/proc/self/status")  # getrusage would count the parent's memory too
+    if not status.exists():
+        return "–"
+    lines = status.read_text(encoding="utf-8").splitlines()
+    kilobytes = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return f"{int(kilobytes) // 1024:,}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="*", choices=[*ROWS, []], help="all when none is named")
+    parser.add_argument("--side", choices=["textbook", "ours"], help="once, for its peak memory")
+    given = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    if given.side:
+        getattr(ROWS[given.rows[0]](), given.side)()
+        print(peak_of_this_process())
+        return
+    print(f"{platform.machine()}, {THREADS} of {os.cpu_count()} cores, torch {torch.__version__}\n")
+    print("| work | textbook | ours | ratio | target | peak memory, textbook / ours |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name in given.rows or ROWS:
+        plain, ours, row = measured(name)
+        memory = " / ".join(peak(name, side) for side in ("textbook", "ours"))
+        print(
+            f"| {row.work} | {plain:.3g} s | {ours:.3g} s | {plain / ours:.2f} | {row.target} "
+            f"| {memory} MB |",
+            flush=True,
+        )
+    if not given.rows:
+        real, fake = features(60_000, 0), features(1000, 1)
+        start = time.perf_counter()
+        radii = nearest_radii(real)
+        first = time.perf_counter() - start
+        compute_prdc_slice(real, fake, real_radii=radii)
+        again = time.perf_counter() - start - first
+        print(
+            f"\nOurs with 60,000 real images, whose distance matrix would need 29 GB: radii "
+            f"{first:.0f} s once, then {again:.1f} s per generation, {peak_of_this_process()} MB "
+            "with all that came before"
+        )
+
+
+if __name__ == "__main__":
+    main()

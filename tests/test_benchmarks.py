@@ -1,0 +1,51 @@
+"""The textbook side of the benchmarks computes what ours does, on small inputs."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from tiny import ROOT
+
+from common.fid import calculate_frechet_distance, feature_statistics
+from common.prdc import compute_prdc_slice
+from common.sample import balanced_labels, ddpm_chain, fast_eps
+
+sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
+import speed
+import textbook_speed as textbook
+
+
+@pytest.mark.parametrize("w", [0, 1])
+def test_sampling(w):
+    ddpm, c = speed.model(8, 6), balanced_labels(30)
+    with torch.inference_mode():
+        ours = ddpm_chain(ddpm, fast_eps(ddpm.frozen(), c, w), speed.noise_of(30))
+    torch.testing.assert_close(
+        textbook.sample(ddpm, c, w, speed.noise_of(30)), ours, atol=1e-4, rtol=0
+    )
+
+
+def test_metrics():
+    real, fake = speed.features(400, 0), speed.features(200, 1)
+    assert textbook.prdc(real, fake, 5) == pytest.approx(compute_prdc_slice(real, fake))
+    ours = calculate_frechet_distance(*feature_statistics(real), *feature_statistics(fake))
+    assert textbook.fid(real, fake) == pytest.approx(ours, rel=1e-6)
+
+
+def test_training_learns_as_fast():
+    data = speed.images(256)
+    rows = list(speed.batches(data, 128, torch.Generator().manual_seed(0)))
+    plain, ours = (speed.model(8, 20) for _ in range(2))
+    losses = textbook.train(plain, rows * 3, 1e-4), speed.trained(ours, data, n_epoch=3)
+    assert np.mean(losses[0]) == pytest.approx(np.mean(losses[1]), rel=0.2)
+
+
+def test_a_row_is_measured_and_checked(monkeypatch):
+    """What two sides must agree on is asserted, in the benchmark too."""
+    monkeypatch.setitem(speed.ROWS, "fid", lambda: speed.fid()._replace(repeats=1))
+    plain, ours, row = speed.measured("fid")
+    assert plain > 0 and ours > 0 and row.target == 1
+    monkeypatch.setitem(speed.ROWS, "fid", lambda: row._replace(ours=lambda: 0.0))
+    with pytest.raises(AssertionError, match="textbook and ours disagree"):
+        speed.measured("fid")
