@@ -2,13 +2,20 @@
 
 import numpy as np
 
+BLOCK = 4096  # features at a time in double precision, so that many need no more memory
+
 
 def feature_statistics(features):
     """Mean (D,) and unbiased covariance (D, D), float64, of features (N, D) with N >= 2."""
-    features = np.asarray(features, dtype=np.float64)
+    features = np.asarray(features)
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"features have shape {features.shape}, not (N, D) with N of 2 or more")
-    return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False))
+    mean = features.mean(axis=0, dtype=np.float64)
+    scatter = np.zeros((features.shape[1], features.shape[1]))
+    for first in range(0, len(features), BLOCK):
+        centred = features[first : first + BLOCK] - mean  # float64
+        scatter += centred.T @ centred
+    return mean, scatter / (len(features) - 1)
 
 
 def calculate_frechet_distance(mu1, sigma1, mu2, sigma2):

@@ -1,12 +1,14 @@
 """Sampling images from a DDPM, with noise that does not depend on the batch size."""
 
 import copy
+import functools
 import time
 
 import torch
 from tqdm import tqdm
 
 from common import processes, storage
+from common.compiled import compiled_predicted
 from common.data import LabelledImages, quantised
 from common.errors import UserError
 
@@ -44,24 +46,33 @@ def plain_eps(ddpm, c, w):
     return lambda x_t, t: ddpm.eps(x_t, torch.full_like(c, t), c, w)
 
 
-def fast_eps(ddpm, c, w):
+def rows_of_a_pass(device_type, n, w):
+    """How many images pass through the network at once, for n samples under guidance w."""
+    if device_type == "cpu":
+        return CPU_ROWS
+    return n if w == 0 else 2 * n  # with the class, and without
+
+
+def fast_eps(ddpm, c, w, predicted=None):
     """`plain_eps` with less work, up to float rounding, for a ContextUnet.
 
     Classes are embedded once for all steps, times once per step instead of once per image, and the
-    CPU gets as many images at a time as its caches hold.
+    CPU gets as many images at a time as its caches hold. `predicted` computes the same as that of
+    the network.
     """
-    network, passes = ddpm.nn_model, 1 if w == 0 else 2  # with the class, and without
+    network, passes = ddpm.nn_model, 1 if w == 0 else 2
     hidden = torch.arange(passes, device=c.device).repeat_interleave(len(c))
-    size = CPU_ROWS if c.device.type == "cpu" else len(hidden)
+    size = rows_of_a_pass(c.device.type, len(c), w)
+    predicted = predicted or network.predicted
     contexts = [part.split(size) for part in network.context(c.repeat(passes), hidden)]
 
     def eps(x_t, t):
         time = network.time(torch.full((1,), t, device=c.device) / ddpm.n_T)
-        rows = zip(x_t.repeat(passes, 1, 1, 1).split(size), *contexts, strict=True)
-        predicted = torch.cat([network.predicted(x, context, time) for x, *context in rows])
+        parts = zip(x_t.repeat(passes, 1, 1, 1).split(size), *contexts, strict=True)
+        noise = torch.cat([predicted(x, context, time) for x, *context in parts])
         if w == 0:
-            return predicted
-        conditional, unconditional = predicted.chunk(2)
+            return noise
+        conditional, unconditional = noise.chunk(2)
         return (1 + w) * conditional - w * unconditional
 
     return eps
@@ -167,7 +178,15 @@ def _sampled(
     The batches are the same for any number of processes, which take them in turns.
     """
     ddpm.to(device)
-    ddpm = ddpm.frozen() if fast else ddpm
+    make_eps = plain_eps
+    if fast:
+        ddpm = ddpm.frozen()
+        rows = rows_of_a_pass(device, max_c, w)
+        # Of the whole job: one that goes on where it was stopped must compile if it did before.
+        steps = sample_steps if sampler == "ddim" else ddpm.n_T
+        n_passes = n * (1 if w == 0 else 2) // rows * steps
+        predicted = compiled_predicted(ddpm.nn_model, rows, n_passes)
+        make_eps = functools.partial(fast_eps, predicted=predicted)
     labels = balanced_labels(n, ddpm.nn_model.n_classes)
 
     def batch(start):
@@ -175,7 +194,7 @@ def _sampled(
             return done[:0]
         stop = min(start + max_c, n)
         noise = BlockNoise(start, stop, lambda b: seeds.torch_generator(stage, b, device))
-        eps = (fast_eps if fast else plain_eps)(ddpm, labels[start:stop].to(device), w)
+        eps = make_eps(ddpm, labels[start:stop].to(device), w)
         if sampler == "ddim":
             x_0 = ddim_chain(ddpm, eps, noise, sample_steps)
         else:

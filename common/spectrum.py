@@ -49,10 +49,13 @@ def _check(eps, x_t, t, c):
         raise ValueError(f"x_t, t and c have shapes {shapes}, not (B, ...), (B,) and (B,)")
 
 
-def _recorded(eps, x_t, t, c, copies):
-    """`copies` copies of one anchor x_t (1, ...), and eps of them with the graph between."""
+def _recorded(eps, x_t, t, c, copies, differentiated=False):
+    """`copies` copies of one anchor x_t (1, ...), and eps of them with the graph between.
+
+    Its backward pass may be `differentiated` in turn, or is a little faster.
+    """
     x = x_t.detach().repeat(copies, *[1] * (x_t.dim() - 1)).requires_grad_()
-    with torch.enable_grad(), _LeanBackward():
+    with torch.enable_grad(), _LeanBackward(differentiated):
         y = eps(x, t.expand(copies), c.expand(copies))
     if y.shape != x.shape:
         raise ValueError(f"eps has shape {tuple(y.shape)} where x_t has {tuple(x.shape)}")
@@ -254,7 +257,7 @@ def products(eps, x_t, t, c, copies):
     """
     _check(eps, x_t, t, c)
     with full_precision(), torch.enable_grad():
-        x, y = _recorded(eps, x_t, t, c, copies)
+        x, y = _recorded(eps, x_t, t, c, copies, differentiated=True)
         u = torch.zeros_like(y).requires_grad_()
         (J_transposed_u,) = torch.autograd.grad(y, x, u, create_graph=True)
 
@@ -273,16 +276,26 @@ def products(eps, x_t, t, c, copies):
 class _LeanBackward(TorchFunctionMode):
     """What runs inside is recorded for many backward passes that all want J and nothing else.
 
-    In a second backward pass PyTorch's convolutions compute the gradient of their weight, wanted or
-    not, and that takes most of the time; its GELU computes the same slopes again in every pass.
+    GELU keeps its slopes, which PyTorch's computes again in every pass. If the backward pass will
+    be `differentiated`, a convolution's is the transposed convolution: differentiating PyTorch's
+    computes the gradient of the weight, wanted or not, and that takes most of the time.
     """
 
+    def __init__(self, differentiated):
+        super().__init__()
+        self.replaced = {functional.gelu: _gelu}
+        if differentiated:
+            self.replaced[functional.conv2d] = _conv2d
+            self.replaced[functional.conv_transpose2d] = _conv_transpose2d
+
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        return _LEAN.get(function, function)(*args, **(kwargs or {}))
+        return self.replaced.get(function, function)(*args, **(kwargs or {}))
 
 
 def _gelu(input, approximate="none"):
-    return _Gelu.apply(input, approximate)
+    x = input.detach()
+    slope = torch.ops.aten.gelu_backward(torch.ones_like(x), x, approximate=approximate)
+    return functional.gelu(x, approximate=approximate) + slope * (input - x)
 
 
 def _conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
@@ -306,50 +319,22 @@ def _pair(number):
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, settings):
-        ctx.save_for_backward(x, weight)
-        ctx.settings = settings
+        ctx.save_for_backward(weight)
+        ctx.settings, ctx.shape = settings, x.shape[2:]
         return torch.ops.aten.convolution(x, weight, bias, *settings)
 
     @staticmethod
     def backward(ctx, gradient):
-        x, weight = ctx.saved_tensors
-        return (
-            _ConvolutionBackward.apply(gradient, x.detach(), weight, ctx.settings),
-            None,
-            None,
-            None,
-        )
-
-
-class _ConvolutionBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, gradient, x, weight, settings):
-        ctx.save_for_backward(weight)
-        ctx.settings = settings
-        wanted = [True, False, False]  # the gradient of x; not of weight and bias
-        return torch.ops.aten.convolution_backward(gradient, x, weight, None, *settings, wanted)[0]
-
-    @staticmethod
-    def backward(ctx, v):
         (weight,) = ctx.saved_tensors
-        return torch.ops.aten.convolution(v, weight, None, *ctx.settings), None, None, None
-
-
-class _Gelu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, approximate):
-        slope = torch.ops.aten.gelu_backward(torch.ones_like(x), x, approximate=approximate)
-        ctx.save_for_backward(slope)
-        return torch.ops.aten.gelu(x, approximate=approximate)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (slope,) = ctx.saved_tensors
-        return gradient * slope, None
-
-
-_LEAN = {
-    functional.conv2d: _conv2d,
-    functional.conv_transpose2d: _conv_transpose2d,
-    functional.gelu: _gelu,
-}
+        stride, padding, dilation, transposed, _, groups = ctx.settings
+        # Pixels at the far edges that a strided convolution does not reach have gradient 0.
+        missed = [0, 0]
+        if not transposed:
+            missed = [
+                (x + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) % stride[i]
+                for i, x in enumerate(ctx.shape)
+            ]
+        x_gradient = torch.ops.aten.convolution(
+            gradient, weight, None, stride, padding, dilation, not transposed, missed, groups
+        )
+        return x_gradient, None, None, None

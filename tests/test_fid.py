@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from common.fid import calculate_frechet_distance, feature_statistics
+from common.fid import BLOCK, calculate_frechet_distance, feature_statistics
 
 
 def rng(seed=0):
@@ -29,6 +29,14 @@ def test_statistics_are_the_mean_and_the_unbiased_covariance():
     np.testing.assert_allclose(mu, x.astype(np.float64).sum(0) / 30, rtol=1e-14)
     np.testing.assert_allclose(sigma, centred.T @ centred / 29, rtol=1e-12)
     assert mu.dtype == sigma.dtype == np.float64
+
+
+def test_statistics_of_more_features_than_fit_in_a_block_keep_their_digits():
+    """Far from 0, where the mean of squares less the square of the mean would have none left."""
+    x = features(2 * BLOCK + 7, 5, 0) + 1e7
+    mu, sigma = feature_statistics(x)
+    np.testing.assert_allclose(mu, x.mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(sigma, np.cov(x, rowvar=False), rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("d", [2, 20, 84])

@@ -23,12 +23,13 @@ import textbook_speed as textbook
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from common.compiled import ENOUGH_PASSES, compiled_predicted
 from common.data import LabelledImages, batches, load_real, quantised
 from common.ddpm import DDPM
 from common.fid import calculate_frechet_distance, feature_statistics
 from common.lenet import LeNet, extract_mnist_features
 from common.prdc import compute_prdc_slice, nearest_radii
-from common.sample import balanced_labels, ddpm_chain, fast_eps, generate_samples
+from common.sample import CPU_ROWS, balanced_labels, ddpm_chain, fast_eps, generate_samples
 from common.seeds import Seeds
 from common.settings import PRDC_K
 from common.train import train_ddpm
@@ -65,17 +66,21 @@ def noise_of(n, seed=0):
     return lambda: torch.randn(n, 1, 28, 28, generator=generator)
 
 
-def sampling(n_feat, w, target):
+def sampling(n_feat, w, target, compiled=False):
     n, n_T = 100, 5
     ddpm, c = model(n_feat, n_T), balanced_labels(n)
     frozen = ddpm.frozen()
+    with torch.inference_mode():
+        n_passes = ENOUGH_PASSES if compiled else 0
+        predicted = compiled_predicted(frozen.nn_model, CPU_ROWS, n_passes)
 
     @torch.inference_mode()
     def ours():
-        return ddpm_chain(frozen, fast_eps(frozen, c, w), noise_of(n))
+        return ddpm_chain(frozen, fast_eps(frozen, c, w, predicted), noise_of(n))
 
     return Row(
-        f"{n_T} denoising steps of {n} images, w = {w}, n_feat {n_feat}",
+        f"{n_T} denoising steps of {n} images, w = {w}, n_feat {n_feat}"
+        + (", compiled" if compiled else ""),
         lambda: textbook.sample(ddpm, c, w, noise_of(n)),
         ours,
         lambda a, b: (a - b).abs().max() < 1e-4 * max(1, a.abs().max()),
@@ -228,6 +233,7 @@ def generation():
 ROWS = {
     "sampling-32": lambda: sampling(32, 0, 3.5),
     "sampling-128": lambda: sampling(128, 0, 3.5),
+    "compiled-32": lambda: sampling(32, 0, 3.5, compiled=True),
     "guided-32": lambda: sampling(32, 1, 1.4),
     "guided-128": lambda: sampling(128, 1, 1.4),
     "ddim": ddim,
