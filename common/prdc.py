@@ -7,18 +7,18 @@ import torch
 
 from common.settings import PRDC_K
 
-BLOCK = 250  # rows of a distance matrix in memory at a time
+BLOCK = 125  # rows of a distance matrix in memory at a time
 
 
 def nearest_radii(features, nearest_k=PRDC_K, block=BLOCK):
     """Distance float64 (N,) from each of the features (N, D) to its k-th nearest other one."""
     features = _features(features, nearest_k)
-    return torch.cat(
-        [  # the nearest of all is the point itself
-            squared.topk(nearest_k + 1, dim=1, largest=False).values[:, -1].sqrt()
-            for squared in _squared_distances(features, features, block)
-        ]
-    )
+    radii = features.new_empty(len(features))
+    distances = _squared_distances(features, features, block)
+    for part, squared in zip(radii.split(block), distances, strict=True):
+        # The nearest of all is the point itself.
+        torch.sqrt(squared.topk(nearest_k + 1, dim=1, largest=False).values[:, -1], out=part)
+    return radii
 
 
 def compute_prdc_slice(
@@ -64,8 +64,13 @@ def _features(features, nearest_k):
 
 
 def _squared_distances(a, b, block):
-    """Blocks of rows of the matrix of squared Euclidean distances between a (N, D), b (M, D)."""
+    """Blocks of rows of the matrix of squared Euclidean distances between a (N, D), b (M, D).
+
+    Each takes the memory of the one before: new memory for each can add up to the whole matrix,
+    when the small results that the caller keeps lie between one block and the next.
+    """
     b_norms = b.square().sum(dim=1)
+    memory = b.new_empty(min(block, len(a)), len(b))
     for rows in a.split(block):
-        squared = torch.addmm(b_norms[None, :], rows, b.T, alpha=-2)
+        squared = torch.addmm(b_norms[None, :], rows, b.T, alpha=-2, out=memory[: len(rows)])
         yield squared.add_(rows.square().sum(dim=1, keepdim=True)).clamp_(min=0)

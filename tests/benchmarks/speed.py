@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import textbook_speed as textbook
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from common.compiled import ENOUGH_PASSES, compiled_predicted
@@ -164,6 +165,53 @@ def prdc(n, again):
     )
 
 
+def all_real_images():
+    """How long ours takes where the textbook's matrix does not fit into memory."""
+    given = [sys.executable, __file__, "--prdc_60000"]
+    done = subprocess.run(given, capture_output=True, text=True, check=True)
+    first, again, memory = done.stdout.split()
+    return (
+        f"PRDC with 60,000 real images, whose distance matrix would need 29 GB: radii {first} s "
+        f"once, then {again} s per generation, peak memory {memory} MB"
+    )
+
+
+def prdc_of_all():
+    real, fake = features(60_000, 0), features(1000, 1)
+    start = time.perf_counter()
+    radii = nearest_radii(real)
+    first = time.perf_counter() - start
+    compute_prdc_slice(real, fake, real_radii=radii)
+    print(f"{first:.0f} {time.perf_counter() - start - first:.1f}")
+
+
+@torch.inference_mode()
+def where_sampling_goes():
+    """The share of convolutions in a pass of the frozen network, and how fast they are."""
+    network, passes = model(32, 500).frozen().nn_model, 20
+    x = torch.randn(CPU_ROWS, 1, 28, 28)
+    embeddings = network.context(balanced_labels(CPU_ROWS), torch.zeros(CPU_ROWS))
+    given = x, embeddings, network.time(torch.ones(1))
+    with FlopCounterMode(display=False) as counter:
+        network.predicted(*given)
+    with torch.profiler.profile() as profile:
+        for _ in range(passes):
+            network.predicted(*given)
+    microseconds = {each.key: each.self_cpu_time_total for each in profile.key_averages()}
+    inside = sum(each for key, each in microseconds.items() if "convolution" in key)
+    speed = passes * counter.get_total_flops() / inside / 1e3
+    matrix, seconds = torch.randn(1536, 1536), []
+    for _ in range(10):
+        start = time.perf_counter()
+        matrix @ matrix
+        seconds.append(time.perf_counter() - start)
+    product = 2 * len(matrix) ** 3 / statistics.median(seconds) / 1e9
+    return (
+        f"Sampling, n_feat 32: {inside / sum(microseconds.values()):.0%} of a pass is convolutions "
+        f"at {speed:.0f} GFLOP/s; a product of two matrices of 1536 x 1536 has {product:.0f}"
+    )
+
+
 def fid():
     real, fake = features(60_000, 0), features(60_000, 1)
 
@@ -254,6 +302,7 @@ def measured(name):
     for _ in range(row.repeats):
         outputs = []
         for side, times in seconds.items():
+            time.sleep(0.2)  # until threads that wait busily for more of the last work give up
             start = time.perf_counter()
             outputs.append(side())
             times.append(time.perf_counter() - start)
@@ -283,8 +332,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="*", choices=[*ROWS, []], help="all when none is named")
     parser.add_argument("--side", choices=["textbook", "ours"], help="once, for its peak memory")
+    parser.add_argument("--prdc_60000", action="store_true", help="the line below the table")
     given = parser.parse_args()
     torch.set_num_threads(THREADS)
+    if given.prdc_60000:
+        prdc_of_all()
+        print(peak_of_this_process())
+        return
     if given.side:
         getattr(ROWS[given.rows[0]](), given.side)()
         print(peak_of_this_process())
@@ -301,17 +355,7 @@ def main():
             flush=True,
         )
     if not given.rows:
-        real, fake = features(60_000, 0), features(1000, 1)
-        start = time.perf_counter()
-        radii = nearest_radii(real)
-        first = time.perf_counter() - start
-        compute_prdc_slice(real, fake, real_radii=radii)
-        again = time.perf_counter() - start - first
-        print(
-            f"\nOurs with 60,000 real images, whose distance matrix would need 29 GB: radii "
-            f"{first:.0f} s once, then {again:.1f} s per generation, {peak_of_this_process()} MB "
-            "with all that came before"
-        )
+        print(f"\n{all_real_images()}\n{where_sampling_goes()}")
 
 
 if __name__ == "__main__":
