@@ -1,6 +1,7 @@
 """Faults put in on purpose: killed processes, damaged files, full disks, odd folders."""
 
 import errno
+import functools
 import os
 import signal
 import subprocess
@@ -106,8 +107,12 @@ def test_ctrl_c_says_what_is_safe_and_how_to_go_on(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(
         loop.stages, "train_ddpm", lambda *a, **b: signal.raise_signal(signal.SIGINT)
     )
-    with pytest.raises(SystemExit) as stopped:
-        initialmain(tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            initialmain(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.value.code == 130
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said == (
@@ -121,13 +126,17 @@ def test_ctrl_c_says_what_is_safe_and_how_to_go_on(tmp_path, monkeypatch, capsys
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
+    """A folder whose feature network is, as long as tests use it, what initialmain.py trains."""
     folder = tmp_path_factory.mktemp("finished")
     constants = constants_of(FULL / "initialmain.py", **TINY_INITIAL)
-    stages.train_feature_network(Run(folder, 0), constants, load_real("digits"))
-    initialmain(folder)
-    main(folder, generation_number=1)
-    spectra(folder)
-    return folder
+    with pytest.MonkeyPatch.context() as patched:
+        short = functools.partial(stages.train_lenet, n_step=200)
+        patched.setattr(stages, "train_lenet", short)
+        stages.train_feature_network(Run(folder, 0), constants, load_real("digits"))
+        initialmain(folder)
+        main(folder, generation_number=1)
+        spectra(folder)
+        yield folder
 
 
 def again(folder):
@@ -341,6 +350,7 @@ def two_threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_changes_results_by_rounding_only(finished, tmp_path, two_threads):
     """Tolerances: losses 1e-4, at most one grey level in 0.1 % of the pixels, eigenvalues 1e-4
     (all relative). Sums are split differently; nothing else may depend on it."""

@@ -98,6 +98,7 @@ def test_it_needs_nothing_beside_it_and_links_to_what_is_there(finished):
     assert all((finished / link).is_file() for link in page.links)
 
 
+@pytest.mark.slow
 def test_its_commands_make_the_same_run(finished):
     """Given again they find every stage done: the constants are those of the run."""
     text = Page(finished / "report.html").text

@@ -118,7 +118,13 @@ SCALE = {
 }
 
 
-@pytest.mark.parametrize("folder", [FRESH, AUGMENTED], ids=["Fresh", "AugmentedSynthetic"])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param(FRESH, id="Fresh"),
+        pytest.param(AUGMENTED, id="AugmentedSynthetic", marks=pytest.mark.slow),
+    ],
+)
 def test_the_scripts_run_as_users_run_them(folder, tmp_path):
     first, then = SCALE[folder]
     run = tmp_path / "run"

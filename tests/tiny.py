@@ -1,6 +1,7 @@
 """Runs of a few seconds: scripts as users run them, and the same loops called in this process."""
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import os
@@ -68,12 +69,16 @@ def training_set_of(folder):
     return module.training_set
 
 
+@functools.cache
+def _feature_network():
+    return train_lenet(load_real("digits"), Seeds(0, "tests"), n_step=200).state_dict()
+
+
 def initialmain(save_dir, folder=FULL, **changes):
     """initialmain.py in this process, with a feature network that is trained for 200 steps only."""
     path = Path(save_dir) / "prmodel.pth"
     if not path.exists():
-        network = train_lenet(load_real("digits"), Seeds(0, "tests"), n_step=200)
-        storage.save(network.state_dict(), path)
+        storage.save(_feature_network(), path)
     changes = {**TINY_INITIAL, "save_dirs": [Path(save_dir)], **changes}
     loop.initialmain(training_set_of(folder), constants_of(folder / "initialmain.py", **changes))
 

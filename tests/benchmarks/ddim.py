@@ -2,8 +2,8 @@
 
     python tests/benchmarks/ddim.py
 
-Trains a ContextUnet (n_feat = 16, n_T = 500) and the feature network on real MNIST, then samples
-2,000 images per sampler and seed. Half an hour on one core of a CPU.
+Trains a ContextUnet (n_feat = 8, n_T = 500) and the feature network on real MNIST, then samples
+2,000 images per sampler and seed. Half an hour on a CPU.
 """
 
 import statistics
@@ -21,7 +21,7 @@ from common.seeds import Seeds
 from common.train import train_ddpm
 from common.unet import ContextUnet
 
-N_FEAT, N_T = 16, 500
+N_FEAT, N_T = 8, 500
 N_EPOCH = 4  # of 60,000 images
 N = 2000
 STEPS = 50
@@ -47,7 +47,8 @@ def main():
         name="training",
     )
     print(
-        f"n_feat {N_FEAT}, {N_EPOCH} epochs of {len(real.labels):,} images, loss {losses[-1]:.4f}"
+        f"n_feat {N_FEAT}, {N_EPOCH} epochs of {len(real.labels):,} images, loss {losses[-1]:.4f}",
+        flush=True,
     )
     fids = {}
     for sampler in ("ddim", "ddpm"):
