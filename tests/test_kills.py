@@ -1,0 +1,71 @@
+"""A run that is killed again and again ends as one that nobody disturbed."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from test_faults import SPECTRA, TINY_SPECTRA
+from tiny import FULL, ROOT, TINY_INITIAL, TINY_MAIN, hashes
+
+
+def killed_at(n, folder, log):
+    """One process that runs initialmain, main and spectra on `folder`, killed at its n-th event."""
+    words = []
+    for script, constants in (
+        (FULL / "initialmain.py", {**TINY_INITIAL, "save_dirs": folder}),
+        (FULL / "main.py", {**TINY_MAIN, "save_dir": folder}),
+        (SPECTRA, {**TINY_SPECTRA, "run_dir": folder}),
+    ):
+        words += ["+", str(script)]
+        for name, value in constants.items():
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "killer.py"), str(n), str(log), *words[1:]],
+        capture_output=True,
+        text=True,
+    )
+
+
+def everything(folder):
+    """{file name: content} of the run and of its hashes, without times, records and locks."""
+    names = [*hashes(folder), *(f"hashes/{name}.sha256" for name in hashes(folder))]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+@pytest.mark.slow
+def test_killed_at_many_moments_a_run_loses_one_epoch_at_most_and_ends_the_same(tmp_path):
+    """One folder, killed again and again a few events after it went on, in every kind of work and
+    inside writes, until it is complete: equal to a run that nobody disturbed, byte for byte. Every
+    fifth time it may do more, or it would never come through the drawing of a generation; the first
+    time it dies in an epoch, of which there are few."""
+    undisturbed = killed_at(0, tmp_path / "whole", tmp_path / "whole.log")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    reference = everything(tmp_path / "whole")
+    events = (tmp_path / "whole.log").read_text(encoding="utf-8").splitlines()
+
+    first_epoch = next(i for i, line in enumerate(events, 1) if line.startswith("epoch"))
+
+    folder, died, done = tmp_path / "run", [], []
+    for attempt in range(120):
+        log = tmp_path / f"{attempt}.log"
+        n = first_epoch if attempt == 0 else 60 if attempt % 5 == 4 else 7 + attempt % 6
+        process = killed_at(n, folder, log)
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        done += lines
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        died.append(lines[-1])
+        for name in reference.keys() & {path.name for path in folder.iterdir()}:
+            if name.startswith(("model_", "gen_", "prmodel", "losses_")):  # written once
+                assert (folder / name).read_bytes() == reference[name], name
+    assert len(died) >= 25
+    kinds = {line.split()[0] for line in died}
+    assert {"epoch", "chain", "Jacobian", "half", "whole"} <= kinds, kinds
+    assert everything(folder) == reference
+    assert not list(folder.rglob("*.tmp")) and not list(folder.rglob("*.damaged"))
+    for kind in ("epoch", "chain"):
+        repeated = [sum(line.startswith(kind) for line in lines) for lines in (done, events)]
+        assert repeated[0] - repeated[1] <= len(died)
+    assert set(done) == set(events)
