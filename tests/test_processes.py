@@ -57,6 +57,7 @@ def test_any_number_of_processes_measures_the_same_spectra(finished, tmp_path, n
     assert anchors.load(files[0])["generations"].tolist() == [-1, 0]
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_goes_from_the_start_to_the_end(tmp_path):
     """Training too: to a loss near that of one process, whose BatchNorm sees whole batches."""
     folder, alone = tmp_path / "run", tmp_path / "alone"
