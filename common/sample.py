@@ -46,11 +46,9 @@ def plain_eps(ddpm, c, w):
     return lambda x_t, t: ddpm.eps(x_t, torch.full_like(c, t), c, w)
 
 
-def rows_of_a_pass(device_type, n, w):
-    """How many images pass through the network at once, for n samples under guidance w."""
-    if device_type == "cpu":
-        return CPU_ROWS
-    return n if w == 0 else 2 * n  # with the class, and without
+def predictions(n, w):
+    """How many a step of n samples needs: with the class and, under guidance w, without."""
+    return n if w == 0 else 2 * n
 
 
 def fast_eps(ddpm, c, w, predicted=None):
@@ -60,9 +58,9 @@ def fast_eps(ddpm, c, w, predicted=None):
     CPU gets as many images at a time as its caches hold. `predicted` computes the same as that of
     the network.
     """
-    network, passes = ddpm.nn_model, 1 if w == 0 else 2
+    network, passes = ddpm.nn_model, predictions(1, w)
     hidden = torch.arange(passes, device=c.device).repeat_interleave(len(c))
-    size = rows_of_a_pass(c.device.type, len(c), w)
+    size = CPU_ROWS if c.device.type == "cpu" else len(hidden)
     predicted = predicted or network.predicted
     contexts = [part.split(size) for part in network.context(c.repeat(passes), hidden)]
 
@@ -181,10 +179,10 @@ def _sampled(
     make_eps = plain_eps
     if fast:
         ddpm = ddpm.frozen()
-        rows = rows_of_a_pass(device, max_c, w)
+        rows = CPU_ROWS if device == "cpu" else predictions(max_c, w)
         # Of the whole job: one that goes on where it was stopped must compile if it did before.
         steps = sample_steps if sampler == "ddim" else ddpm.n_T
-        n_passes = n * (1 if w == 0 else 2) // rows * steps
+        n_passes = predictions(n, w) // rows * steps
         predicted = compiled_predicted(ddpm.nn_model, rows, n_passes)
         make_eps = functools.partial(fast_eps, predicted=predicted)
     labels = balanced_labels(n, ddpm.nn_model.n_classes)
