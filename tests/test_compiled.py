@@ -4,10 +4,9 @@ import shutil
 
 import pytest
 import torch
-from test_sample import sample, small_ddpm
+from test_sample import sample, small_ddpm, stopped_and_continued
 
 from common import compiled
-from common.sample import ddpm_chain
 
 compiles = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
@@ -53,18 +52,9 @@ def test_a_stopped_compiled_sampling_goes_on_with_the_same_images(tmp_path, monk
     ddpm = small_ddpm()
     n_passes = 130 * (1 + w) // 25 * ddpm.n_T
     monkeypatch.setattr(compiled, "ENOUGH_PASSES", n_passes)
-    whole, batches = sample(ddpm, 130, tmp_path, w=w, max_c=30), []
-
-    def stops_in_the_third_batch(*arguments):
-        batches.append(1)
-        if len(batches) == 3:
-            raise KeyboardInterrupt
-        return ddpm_chain(*arguments)
-
-    monkeypatch.setattr("common.sample.ddpm_chain", stops_in_the_third_batch)
-    with pytest.raises(KeyboardInterrupt):
-        sample(ddpm, 130, tmp_path, w=w, max_c=30, save_every=0)
-    assert torch.equal(sample(ddpm, 130, tmp_path, w=w, max_c=30).images, whole.images)
+    whole = sample(ddpm, 130, tmp_path, w=w, max_c=30)
+    continued = stopped_and_continued(ddpm, tmp_path, monkeypatch, w)
+    assert torch.equal(continued.images, whole.images)
     plain = sample(ddpm, 130, tmp_path, w=w, max_c=30, fast=False)
     assert (whole.images.int() - plain.images.int()).abs().max() <= 1
 

@@ -233,9 +233,8 @@ def test_ddim_depends_on_its_first_noise_only_and_its_steps(tmp_path):
             ddim_chain(ddpm, None, None, steps)
 
 
-def test_a_stopped_sampling_continues_with_the_same_images(tmp_path, monkeypatch):
-    ddpm = small_ddpm()
-    whole = sample(ddpm, 130, tmp_path, max_c=30)
+def stopped_and_continued(ddpm, tmp_path, monkeypatch, w=0):
+    """130 samples whose making was stopped in the third batch of 30, where it then went on."""
     batches = []
 
     def stops_in_the_third_batch(*arguments):
@@ -246,10 +245,16 @@ def test_a_stopped_sampling_continues_with_the_same_images(tmp_path, monkeypatch
 
     monkeypatch.setattr("common.sample.ddpm_chain", stops_in_the_third_batch)
     with pytest.raises(KeyboardInterrupt):
-        sample(ddpm, 130, tmp_path, max_c=30, save_every=0)
-    continued = sample(ddpm, 130, tmp_path, max_c=30)
+        sample(ddpm, 130, tmp_path, w=w, max_c=30, save_every=0)
+    continued = sample(ddpm, 130, tmp_path, w=w, max_c=30)
     assert len(batches) == 3 + 3  # 60 of 130 images were safe; 3 batches of 30 remain
-    assert torch.equal(continued.images, whole.images)
+    return continued
+
+
+def test_a_stopped_sampling_continues_with_the_same_images(tmp_path, monkeypatch):
+    ddpm = small_ddpm()
+    whole = sample(ddpm, 130, tmp_path, max_c=30)
+    assert torch.equal(stopped_and_continued(ddpm, tmp_path, monkeypatch).images, whole.images)
 
 
 def test_the_seed_and_the_generation_change_the_samples(tmp_path):
