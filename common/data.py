@@ -80,16 +80,18 @@ def quantised(x):
     return (x.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def balanced_order(labels, generator):
+def balanced_order(labels, generator, whole=False):
     """Indices (M,) of images in which every run of 10 has one of each of the 10 classes.
 
     labels int64 (N,); each class is shuffled by the numpy generator; M is 10 times the size of
-    the smallest class. Disjoint slices of it are disjoint, class-balanced samples.
+    the smallest class. Disjoint slices of it are disjoint, class-balanced samples. whole: M = N,
+    with what the larger classes have left at the end, in turns.
     """
     labels = np.asarray(labels)
     classes = [generator.permutation(np.flatnonzero(labels == c)) for c in range(10)]
     shortest = min(map(len, classes))
-    return torch.from_numpy(np.stack([c[:shortest] for c in classes], axis=1).reshape(-1))
+    order = [c[turn] for turn in range(max(map(len, classes))) for c in classes if turn < len(c)]
+    return torch.from_numpy(np.stack(order if whole else order[: 10 * shortest]))
 
 
 def balanced_slice(order, start, n):
@@ -103,11 +105,21 @@ def balanced_slice(order, start, n):
 
 
 def balanced_sample(data, n, generator):
-    """n different images of LabelledImages, as many of each class; all when n is not below their
-    number. UserError when there are not that many in equal classes."""
+    """n different images of LabelledImages, as many of each class as there are; all of them, in
+    their own order, when n is not below their number."""
     if n >= len(data.labels):
         return data
-    return data.subset(balanced_slice(balanced_order(data.labels, generator), 0, n))
+    return data.subset(balanced_order(data.labels, generator, whole=True)[:n])
+
+
+def drawn_anew(data, n, generator):
+    """n different images of LabelledImages for a control; UserError when there are fewer."""
+    if n > len(data.labels):
+        raise UserError(
+            f"a control needs {n:,} real images without repeats, but there are no more than "
+            f"{len(data.labels):,} to draw from: give smaller training sets"
+        )
+    return balanced_sample(data, n, generator)
 
 
 def batches(data, batch_size, generator):

@@ -49,12 +49,13 @@ class DDPM(nn.Module):
         for name, values in ddpm_schedules(*betas, n_T).items():
             self.register_buffer(name, values)
 
-    def forward(self, x_0, c, generator, part=slice(None)):
+    def forward(self, x_0, c, generator, part=slice(None), loss_weight="plain"):
         """Training loss, the mean squared error of eps_theta at random times (Ho et al., eq. 14).
 
         x_0 (B, 1, 28, 28) in [0, 1]; c (B,) int64; generator on x_0's device. Each class is hidden
         with probability drop_prob, so that the network also learns the unconditional noise. part:
-        the rows that the loss is of; random numbers are drawn for all B.
+        the rows that the loss is of; random numbers are drawn for all B. loss_weight: "plain", or
+        "min_snr" to weigh each image's error by `min_snr_weight`.
         """
         random = {"generator": generator, "device": x_0.device}
         t = torch.randint(1, self.n_T + 1, (len(x_0),), **random)  # n_T, where sampling starts, too
@@ -62,7 +63,16 @@ class DDPM(nn.Module):
         hidden = (torch.rand(len(x_0), **random) < self.drop_prob).float()
         x_t = self.noised(x_0, eps, t)
         x_t, c, t, hidden, eps = (each[part] for each in (x_t, c, t, hidden, eps))
-        return nn.functional.mse_loss(self.nn_model(x_t, c, t / self.n_T, hidden), eps)
+        predicted = self.nn_model(x_t, c, t / self.n_T, hidden)
+        if loss_weight == "plain":
+            return nn.functional.mse_loss(predicted, eps)
+        errors = (predicted - eps).square().mean(dim=(1, 2, 3))
+        return (self.min_snr_weight(t) * errors).mean()
+
+    def min_snr_weight(self, t):
+        """min(SNR, 5) / SNR with SNR = alphabar_t / sigma_t^2, like t: the weight for a network
+        that predicts eps (Hang et al. 2023, arXiv 2303.09556, section 3.4, gamma = 5)."""
+        return (5 * self.sqrtmab[t].square() / self.alphabar_t[t]).clamp(max=1)
 
     def noised(self, x_0, eps, t):
         """x_t = sqrt(alphabar_t) x_0 + sigma_t eps for images (B, 1, 28, 28) and t (B,) int64."""

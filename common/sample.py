@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import time
 
 import torch
@@ -90,22 +91,34 @@ def ddpm_chain(ddpm, eps, noise):
     return x_t
 
 
-def ddim_chain(ddpm, eps, noise, sample_steps):
-    """x_0 float (B, 1, 28, 28) from sample_steps deterministic steps at evenly spaced times from
-    n_T to 1: equation 12 of Song, Meng & Ermon 2020 (arXiv 2010.02502) with eta = 0.
+def ddim_chain(ddpm, eps, noise, sample_steps, eta=0.0, clip_x0=False):
+    """x_0 float (B, 1, 28, 28) from sample_steps steps at evenly spaced times from n_T to 1:
+    equations 12 and 16 of Song, Meng & Ermon 2020 (arXiv 2010.02502).
 
-    eps and noise as in `ddpm_chain`. ValueError unless sample_steps is 1 to n_T.
+    eps and noise as in `ddpm_chain`. eta: 0 draws no noise but the first, 1 is ancestral sampling;
+    the last step has none. clip_x0: each step's estimate of x_0 is clipped to [0, 1], and eps
+    taken anew from it. ValueError unless sample_steps is 1 to n_T and eta 0 to 1.
     """
     if not 1 <= sample_steps <= ddpm.n_T:
         raise ValueError(f"sample_steps = {sample_steps} is not between 1 and n_T = {ddpm.n_T}")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta = {eta} is not between 0 and 1")
     times = torch.linspace(ddpm.n_T, 1, sample_steps).round().int().tolist()
+    sigmas, scales = ddpm.sqrtmab.tolist(), ddpm.sqrtab.tolist()  # sqrt(1 - alphabar), and of it
     x_t = noise()
     for t, s in zip(times, [*times[1:], 0], strict=True):
         predicted = eps(x_t, t)
-        x_0 = (x_t - ddpm.sqrtmab[t] * predicted) / ddpm.sqrtab[t]
-        # Time 0 is the image itself: the schedule's entry 0 still has the noise of beta1.
-        x_t = ddpm.sqrtab[s] * x_0 + ddpm.sqrtmab[s] * predicted if s > 0 else x_0
-    return x_t
+        x_0 = (x_t - sigmas[t] * predicted) / scales[t]
+        if clip_x0:
+            x_0 = x_0.clamp(0, 1)
+            predicted = (x_t - scales[t] * x_0) / sigmas[t]
+        if s == 0:  # the image itself: the schedule's entry 0 still has the noise of beta1
+            return x_0
+        # The share of time s's noise that is new: sigma of equation 16 is sigmas[s] * new.
+        new = eta * math.sqrt(sigmas[t] ** 2 - sigmas[s] ** 2) / (scales[s] * sigmas[t])
+        x_t = scales[s] * x_0 + sigmas[s] * math.sqrt(1 - new**2) * predicted
+        if new > 0:
+            x_t = x_t + sigmas[s] * new * noise()
 
 
 def generate_samples(
@@ -121,11 +134,13 @@ def generate_samples(
     name,
     sampler="ddpm",
     sample_steps=None,
+    eta=0.0,
+    clip_x0=False,
     fast=True,
 ):
     """n samples as LabelledImages on the CPU, class-balanced, in batches of at most max_c images.
 
-    sampler: "ddpm", or "ddim" with sample_steps; fast: False keeps to the plain network.
+    sampler: "ddpm", or "ddim" with sample_steps, eta and clip_x0; fast: False keeps to the plain network.
     Noise comes from `seeds` by (stage, block of 100 images), so a different max_c starts from the
     same noise and differs by float rounding only. Every `save_every` seconds the finished batches
     are saved in `partial_path`, where a later call goes on. UserError when a sample is not finite.
@@ -148,6 +163,8 @@ def generate_samples(
         name=name,
         sampler=sampler,
         sample_steps=sample_steps,
+        eta=eta,
+        clip_x0=clip_x0,
         fast=fast,
     )
     return LabelledImages(images, balanced_labels(n, ddpm.nn_model.n_classes))
@@ -169,6 +186,8 @@ def _sampled(
     name,
     sampler,
     sample_steps,
+    eta,
+    clip_x0,
     fast,
 ):
     """All n images uint8 (n, 1, 28, 28) on the CPU, of which `done` are there, in each process.
@@ -194,7 +213,7 @@ def _sampled(
         noise = BlockNoise(start, stop, lambda b: seeds.torch_generator(stage, b, device))
         eps = make_eps(ddpm, labels[start:stop].to(device), w)
         if sampler == "ddim":
-            x_0 = ddim_chain(ddpm, eps, noise, sample_steps)
+            x_0 = ddim_chain(ddpm, eps, noise, sample_steps, eta, clip_x0)
         else:
             x_0 = ddpm_chain(ddpm, eps, noise)
         if not x_0.isfinite().all():

@@ -10,10 +10,13 @@ import ast
 import difflib
 import io
 import math
+import sys
 import tempfile
 import tokenize
 from pathlib import Path
 from types import SimpleNamespace
+
+from common import recipes
 
 PRDC_K = 5  # nearest neighbours of precision, recall, density and coverage
 
@@ -75,7 +78,14 @@ RULES = {
     "max_c": _whole(1),
     "w": _GUIDANCE,
     "Wall": _list_of(_GUIDANCE, "one or more numbers, each 0 or more and none twice"),
+    "N_ref": (
+        lambda value: _whole(0)[0](value) and not 0 < value <= PRDC_K,
+        f"0 (all) or a whole number above {PRDC_K}, the k of PRDC",
+    ),
     "n_epoch": _whole(1),
+    "n_step": _whole(0),
+    "warmup": _whole(0),
+    "loss_weight": _one_of("plain", "min_snr"),
     "batch_size": _whole(1),
     "lrate": _number(lambda rate: rate > 0, "a number above 0"),
     "n_T": _whole(2),
@@ -91,11 +101,13 @@ RULES = {
     "dataset": _one_of("mnist", "digits"),
     "init_from": _one_of("scratch", "previous"),
     "control": _TRUTH,
-    "resample_real": _TRUTH,
+    "resample_real": _one_of(True, False, "redraw"),
     "accumulate": _TRUTH,
     "deterministic": _TRUTH,
     "sampler": _one_of("ddpm", "ddim"),
     "sample_steps": _whole(1),
+    "eta": _number(lambda eta: 0 <= eta <= 1, "a number from 0 to 1"),
+    "clip_x0": _TRUTH,
     "fast": _TRUTH,
     "amp": _TRUTH,
     "save_every": _number(lambda seconds: seconds >= 0, "a number of seconds, 0 or more"),
@@ -152,14 +164,21 @@ def from_script(namespace, argv=None):
             help=f"{comments[name]} (default: {shown})".replace("%", "%%"),
             default=argparse.SUPPRESS,
         )
-    given, unknown = parser.parse_known_args(argv)
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help=f"stands for the constants of a recipe: {' or '.join(recipes.NAMES)}",
+    )
+    words = sys.argv[1:] if argv is None else argv
+    words, recipe, meaning = _expanded(words, script, defaults, parser)
+    given, unknown = parser.parse_known_args(words)
     if unknown:
         name = unknown[0].split("=")[0]
         close = difflib.get_close_matches(name.lstrip("-"), defaults, n=1, cutoff=0.5)
         hint = f"; did you mean --{close[0]}?" if close else "; --help lists the constants"
         parser.error(f"there is no constant {name}{hint}")
 
-    constants = SimpleNamespace(script=script)
+    constants = SimpleNamespace(script=script, recipe=recipe)
     for name, default in defaults.items():
         value = getattr(given, name, None)
         try:
@@ -182,7 +201,29 @@ def from_script(namespace, argv=None):
         parser.error(
             f"sample_steps is {constants.sample_steps}, but it must be at most n_T, {constants.n_T}"
         )
+    if recipe:
+        print(meaning)
     return constants
+
+
+def _expanded(words, script, defaults, parser):
+    """The command line with `--recipe NAME` replaced, where it stands, by what it stands for, so
+    that what follows overrides it; that name, or None; and what it stands for, in words."""
+    expanded, recipe, meaning, words = [], None, "", iter(words)
+    for word in words:
+        if word.split("=")[0] != "--recipe":
+            expanded.append(word)
+            continue
+        recipe = word.partition("=")[2] or next(words, None)
+        if recipe not in recipes.NAMES:
+            parser.error(f"recipe is {recipe!r}, but it must be {' or '.join(recipes.NAMES)}")
+        meant = []
+        for name, value in recipes.overrides(recipe, script, defaults).items():
+            values = value if isinstance(value, list) else [value]
+            meant += [f"--{name}", *map(str, values)]
+        meaning = f"recipe {recipe}: {' '.join(meant) or 'nothing that this script has'}"
+        expanded += meant
+    return expanded, recipe, meaning
 
 
 def number_text(w):
@@ -207,6 +248,8 @@ def _converted(name, text, default):
         kind = type(default[0]) if default else int if name == "generations" else str
         return [_converted(name, part, kind()) for part in text]
     if isinstance(default, bool):
+        if name == "resample_real" and text == "redraw":
+            return text
         if text not in ("True", "False"):
             raise ValueError(f"{text!r} is neither True nor False")
         return text == "True"

@@ -3,6 +3,8 @@
 A stage is complete when its files are there; what an interrupted one saved lies beside it.
 """
 
+import dataclasses
+
 from common import processes, run, storage
 from common.data import LabelledImages, load_real
 from common.ddpm import DDPM
@@ -10,7 +12,7 @@ from common.errors import UserError
 from common.lenet import accuracy, train_lenet
 from common.sample import generate_samples
 from common.seeds import INITIAL, Seeds
-from common.train import train_ddpm
+from common.train import Training, save_losses, train_ddpm
 from common.unet import ContextUnet
 
 
@@ -34,17 +36,16 @@ def train(run_, generation, data, constants, seeds, start=None):
     losses = train_ddpm(
         ddpm.to(processes.device()),
         LabelledImages(*data).to(processes.device()),
-        n_epoch=constants.n_epoch,
-        batch_size=constants.batch_size,
-        lrate=constants.lrate,
+        Training(
+            **{field.name: getattr(constants, field.name) for field in dataclasses.fields(Training)}
+        ),
         seeds=seeds,
         state_path=run_.training_state(generation),
+        losses_path=run_.losses(generation),
         save_every=constants.save_every,
-        amp=constants.amp,
         name=f"generation {name_of(generation)}: training on {len(data.labels):,} images",
     )
-    rows = [{"epoch": epoch + 1, "loss": loss} for epoch, loss in enumerate(losses)]
-    storage.save_rows(rows, run_.losses(generation))
+    save_losses(losses, run_.losses(generation))
     storage.save(ddpm.state_dict(), run_.model(generation))
     storage.remove(run_.training_state(generation))
 

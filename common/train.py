@@ -1,43 +1,64 @@
 """Training a DDPM: one flat loop over epochs that can stop at any of them and continue."""
 
+import dataclasses
 import time
 
 import torch
-from tqdm import tqdm
 
 from common import processes, storage
 from common.data import batches
 from common.errors import UserError
+from common.progress import Progress
 
 
-def train_ddpm(
-    ddpm, data, *, n_epoch, batch_size, lrate, seeds, state_path, save_every, name, amp=False
-):
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How long and how a network is trained: constants of the scripts, by their names there."""
+
+    n_epoch: int
+    batch_size: int
+    lrate: float
+    n_step: int = 0
+    warmup: int = 0
+    loss_weight: str = "plain"
+    amp: bool = False
+
+    def steps(self, n_images):
+        """(all steps, steps of a full epoch) of a training on n_images."""
+        per_epoch = -(-n_images // self.batch_size)
+        return self.n_step or self.n_epoch * per_epoch, per_epoch
+
+    def rate(self, epoch, n_epoch, step):
+        """The learning rate in `step`, counted over all epochs from 0: it falls linearly, epoch by
+        epoch, from lrate to lrate / n_epoch, after a rise over the first `warmup` steps."""
+        return self.lrate * (1 - epoch / n_epoch) * min(1, (step + 1) / max(1, self.warmup))
+
+
+def train_ddpm(ddpm, data, training, *, seeds, state_path, losses_path, save_every, name):
     """Trains `ddpm` in place on `data` (both on one device); returns the mean loss of each epoch.
 
-    Adam; the learning rate falls linearly from lrate to lrate / n_epoch. Every `save_every`
-    seconds the epoch's end is saved in `state_path`, where a later call goes on: each epoch draws
-    its own random numbers, so the result is the same. amp: the network computes in bfloat16 where
-    autocast does. Several processes share each batch. UserError when a loss is not finite.
+    Adam, for training.n_step steps or, where that is 0, n_epoch passes over the data; the last
+    epoch ends where the steps do. Every `save_every` seconds the epoch's end is saved in
+    `state_path`, where a later call goes on: each epoch draws its own random numbers, so the
+    result is the same. losses_path: a table of the losses, which grows on the way. Several
+    processes share each batch. UserError when a loss is not finite.
     """
     device = data.images.device.type
     saved = storage.load(state_path) if storage.intact(state_path) else None
     if saved:
-        print(f"{name}: continuing after epoch {len(saved['losses'])} of {n_epoch}")
+        print(f"{name}: continuing after epoch {len(saved['losses'])}")
     state, losses = processes.together(
         _trained,
         ddpm.cpu(),
         data.to("cpu"),
+        training,
         saved,
         device=device,
-        n_epoch=n_epoch,
-        batch_size=batch_size,
-        lrate=lrate,
         seeds=seeds,
         state_path=state_path,
+        losses_path=losses_path,
         save_every=save_every,
         name=name,
-        amp=amp,
     )
     ddpm.to(device).load_state_dict(state)
     ddpm.eval()
@@ -45,71 +66,66 @@ def train_ddpm(
 
 
 def _trained(
-    ddpm,
-    data,
-    saved,
-    *,
-    device,
-    n_epoch,
-    batch_size,
-    lrate,
-    seeds,
-    state_path,
-    save_every,
-    name,
-    amp,
+    ddpm, data, training, saved, *, device, seeds, state_path, losses_path, save_every, name
 ):
     """The state dict of the trained `ddpm` and the mean loss of each epoch, in each process."""
     data = data.to(device)
     ddpm.to(device, memory_format=torch.channels_last).train()
     network = processes.replicated(ddpm)
-    optimizer = torch.optim.Adam(ddpm.parameters(), lr=lrate, fused=True)
+    optimizer = torch.optim.Adam(ddpm.parameters(), lr=training.lrate, fused=True)
     epoch_losses = []
     if saved:
         ddpm.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         epoch_losses = saved["losses"]
 
+    n_step, per_epoch = training.steps(len(data.labels))
+    n_epoch = -(-n_step // per_epoch)
     first = processes.rank() == 0
     saved_at = time.monotonic()
-    bar = tqdm(
-        initial=len(epoch_losses),
-        total=n_epoch,
-        desc=name,
-        unit="epoch",
-        disable=None if first else True,
-        leave=False,
-    )
+    step = len(epoch_losses) * per_epoch
+    progress = Progress(name, n_step, "step", done=step, shown=first)
     for epoch in range(len(epoch_losses), n_epoch):
-        for group in optimizer.param_groups:
-            group["lr"] = lrate * (1 - epoch / n_epoch)
         order = seeds.torch_generator("order", epoch)
         noise = seeds.torch_generator("noise", epoch, device)
 
         losses = []  # stays on the device: reading it after every step would stop the GPU
-        for x_0, c in batches(data, batch_size, order):
+        for x_0, c in batches(data, training.batch_size, order):
+            for group in optimizer.param_groups:
+                group["lr"] = training.rate(epoch, n_epoch, step)
             part, weight = processes.share(len(c))
-            with torch.autocast(device, torch.bfloat16, enabled=amp):
-                loss = weight * network(x_0, c, noise, part)
+            with torch.autocast(device, torch.bfloat16, enabled=training.amp):
+                loss = weight * network(x_0, c, noise, part, training.loss_weight)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
+            step += 1
+            progress.to(step, lambda loss=losses[-1]: f"loss {loss.item():.4f}")
+            if step == n_step:
+                break
 
         losses = processes.averaged(torch.stack(losses))
         if not losses.isfinite().all():
-            step = int((~losses.isfinite()).nonzero()[0])
+            bad = int((~losses.isfinite()).nonzero()[0])
             raise UserError(
-                f"{name}: the loss is {losses[step]} in epoch {epoch + 1}, step {step + 1}: "
+                f"{name}: the loss is {losses[bad]} in epoch {epoch + 1}, step {bad + 1}: "
                 "nothing was saved from this epoch; try a smaller lrate"
             )
         epoch_losses.append(losses.mean().item())
-        bar.set_postfix(loss=f"{epoch_losses[-1]:.4f}")
-        bar.update()
+        progress.line(f"epoch {epoch + 1} of {n_epoch}, loss {epoch_losses[-1]:.4f}")
+        if first:
+            save_losses(epoch_losses, losses_path)
         if first and epoch + 1 < n_epoch and time.monotonic() - saved_at >= save_every:
             state = {"model": ddpm.state_dict(), "optimizer": optimizer.state_dict()}
             storage.save({**state, "losses": epoch_losses}, state_path)
             saved_at = time.monotonic()
-    bar.close()
+    progress.close()
     ddpm.to(memory_format=torch.contiguous_format)
     return ddpm.state_dict(), epoch_losses
+
+
+def save_losses(losses, path):
+    """The mean loss of each epoch as a table."""
+    rows = [{"epoch": epoch + 1, "loss": loss} for epoch, loss in enumerate(losses)]
+    storage.save_rows(rows, path)

@@ -1,12 +1,9 @@
 """Augmented loop: all real data and samples of the previous generation.
 
-    python initialmain.py && python main.py   the published setting
-    python main.py --accumulate True          samples of all earlier generations
+    python initialmain.py --recipe laptop && python main.py --recipe laptop   on a CPU
+    python initialmain.py && python main.py                                        published
 
-Writes to save_dir, for each generation: model_{generation}_w{w}.pth, samples (gen_data_...),
-losses_..csv, tsne_..png, grid_..png; over the generations: metrics_w{w}.csv, fid_w{w}.png,
-prdc_w{w}.png, strip_w{w}.png, loss_w{w}.png, timings_w{w}.csv, the record run_w{w}.json and a page
-of all of it, report.html.
+Writes models, samples, metrics, figures and their page, report.html, to save_dir.
 """
 
 import sys
@@ -24,27 +21,32 @@ N_with_w = 60000  # synthetic images of a generation in a training set
 N_real = 60000  # real images in each training set; all where there are fewer
 accumulate = False  # True: the samples of all earlier generations, not the last only
 N_eval = 10000  # images sampled for FID, PRDC and t-SNE
+N_ref = 0  # real images that PRDC compares with; 0: all
 max_c = 500  # images sampled at a time; fewer need less memory
+control = False  # True: real images for synthetic ones, in save_dir/control_seed{seed}
 
-# Training each generation
+# The model and its training in each generation
 dataset = "mnist"  # the real data, as in initialmain.py
 init_from = "scratch"  # "scratch" (MAD paper), or "previous": go on from the previous model
 n_epoch = 60  # passes over the training set
+n_step = 0  # training steps; 0: as many as n_epoch passes take
 batch_size = 128  # images per training step
 lrate = 3e-5  # learning rate at the start; falls linearly to 0
-
-# The model
+warmup = 0  # steps in which the learning rate rises first
+loss_weight = "plain"  # "plain", or "min_snr": errors at small t weigh less
+amp = False  # True: train in bfloat16, faster on recent GPUs
 n_T = 500  # denoising steps
 beta1 = 1e-4  # noise variance at the first step
 beta2 = 0.02  # noise variance at the last step; 10 / n_T suits other n_T
 n_feat = 128  # feature maps of ContextUnet, a multiple of 8
 n_classes = 10  # classes of digits
 
-# Speed
-sampler = "ddpm"  # "ddpm": n_T steps; "ddim": sample_steps steps without noise
+# Sampling
+sampler = "ddpm"  # "ddpm": the published chain of n_T steps; "ddim": sample_steps steps
 sample_steps = 50  # steps of "ddim", at most n_T
+eta = 0.0  # new noise in the steps of "ddim": 0 none, 1 ancestral
+clip_x0 = False  # True: "ddim" clips its estimate of the image to [0, 1] in every step
 fast = True  # False: sample with the plain network, slower and the same up to rounding
-amp = False  # True: train in bfloat16, faster on recent GPUs
 
 # The run
 seed = 0  # every random number follows from it

@@ -1,7 +1,7 @@
 """Fresh data loop, first step: train on real data and generate the initial synthetic data.
 
-    python initialmain.py   the published setting
-    python initialmain.py --dataset digits --n_feat 16 --n_epoch 20 --N_real 500   a CPU trial
+    python initialmain.py --recipe laptop   on a CPU
+    python initialmain.py                   the published setting
 
 Writes to every folder in save_dirs: model_initial.pth, the feature network prmodel.pth,
 gen_data_with_w_initial_w{w} and gen_index_with_w_initial_w{w} for each w in Wall, and
@@ -21,25 +21,28 @@ N_with_w = 5000  # synthetic images for generation 0
 Wall = [0]  # guidance weights, initial data for each
 max_c = 500  # images sampled at a time; fewer need less memory
 
-# Training on real data
+# The model and its training on real data
 dataset = "mnist"  # "mnist", or "digits" (small, built in)
 N_real = 5000  # real images of the initial model, never used as fresh ones
 n_epoch = 1000  # passes over the training set
+n_step = 0  # training steps; 0: as many as n_epoch passes take
 batch_size = 128  # images per training step
 lrate = 1e-4  # learning rate at the start; falls linearly to 0
-
-# The model
+warmup = 0  # steps in which the learning rate rises first
+loss_weight = "plain"  # "plain", or "min_snr": errors at small t weigh less
+amp = False  # True: train in bfloat16, faster on recent GPUs
 n_T = 500  # denoising steps
 beta1 = 1e-4  # noise variance at the first step
 beta2 = 0.02  # noise variance at the last step; 10 / n_T suits other n_T
 n_feat = 128  # feature maps of ContextUnet, a multiple of 8
 n_classes = 10  # classes of digits
 
-# Speed
-sampler = "ddpm"  # "ddpm": n_T steps; "ddim": sample_steps steps without noise
+# Sampling
+sampler = "ddpm"  # "ddpm": the published chain of n_T steps; "ddim": sample_steps steps
 sample_steps = 50  # steps of "ddim", at most n_T
+eta = 0.0  # new noise in the steps of "ddim": 0 none, 1 ancestral
+clip_x0 = False  # True: "ddim" clips its estimate of the image to [0, 1] in every step
 fast = True  # False: sample with the plain network, slower and the same up to rounding
-amp = False  # True: train in bfloat16, faster on recent GPUs
 
 # The run
 seed = 0  # every random number follows from it

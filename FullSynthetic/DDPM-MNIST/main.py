@@ -1,12 +1,9 @@
 """Fully synthetic loop: each generation trains only on the samples of the previous one.
 
-    python initialmain.py && python main.py                       the users' default, quick
-    python main.py --N_next 60000 --n_epoch 40 --batch_size 128   the published setting
+    python initialmain.py --recipe laptop && python main.py --recipe laptop   on a CPU
+    python main.py --N_next 60000 --n_epoch 40 --batch_size 128                 published
 
-Writes to save_dir, for each generation: model_{generation}_w{w}.pth, samples (gen_data_...),
-losses_..csv, tsne_..png, grid_..png; over the generations: metrics_w{w}.csv, fid_w{w}.png,
-prdc_w{w}.png, strip_w{w}.png, loss_w{w}.png, timings_w{w}.csv, the record run_w{w}.json and a page
-of all of it, report.html.
+Writes models, samples, metrics, figures and their page, report.html, to save_dir.
 """
 
 import sys
@@ -22,28 +19,32 @@ w = 0  # guidance weight of the samples that the next generation trains on
 generation_number = 20  # generations, 0 to 19
 N_next = 10  # images sampled for the next generation (published: 60000)
 N_eval = 1000  # images sampled for FID, PRDC and t-SNE
+N_ref = 0  # real images that PRDC compares with; 0: all
 max_c = 500  # images sampled at a time; fewer need less memory
-control = False  # True: every generation trains on real data, in save_dir/control_seed{seed}
+control = False  # True: real images for synthetic ones, in save_dir/control_seed{seed}
 
-# Training each generation
+# The model and its training in each generation
 dataset = "mnist"  # the real data, as in initialmain.py
 init_from = "scratch"  # "scratch" (MAD paper), or "previous": go on from the previous model
 n_epoch = 1  # passes over the training set (published: 40)
+n_step = 0  # training steps; 0: as many as n_epoch passes take
 batch_size = 32  # images per training step
 lrate = 1e-4  # learning rate at the start; falls linearly to 0
-
-# The model
+warmup = 0  # steps in which the learning rate rises first
+loss_weight = "plain"  # "plain", or "min_snr": errors at small t weigh less
+amp = False  # True: train in bfloat16, faster on recent GPUs
 n_T = 500  # denoising steps
 beta1 = 1e-4  # noise variance at the first step
 beta2 = 0.02  # noise variance at the last step; 10 / n_T suits other n_T
 n_feat = 128  # feature maps of ContextUnet, a multiple of 8
 n_classes = 10  # classes of digits
 
-# Speed
-sampler = "ddpm"  # "ddpm": n_T steps; "ddim": sample_steps steps without noise
+# Sampling
+sampler = "ddpm"  # "ddpm": the published chain of n_T steps; "ddim": sample_steps steps
 sample_steps = 50  # steps of "ddim", at most n_T
+eta = 0.0  # new noise in the steps of "ddim": 0 none, 1 ancestral
+clip_x0 = False  # True: "ddim" clips its estimate of the image to [0, 1] in every step
 fast = True  # False: sample with the plain network, slower and the same up to rounding
-amp = False  # True: train in bfloat16, faster on recent GPUs
 
 # The run
 seed = 0  # every random number follows from it

@@ -1,6 +1,6 @@
 """Fully synthetic: each generation trains only on the samples of the previous one."""
 
-from common.data import balanced_sample
+from common.data import balanced_sample, drawn_anew
 from common.seeds import INITIAL
 
 
@@ -8,10 +8,10 @@ def training_set(generation, real, synthetic, constants, seeds):
     """The LabelledImages that a generation's model trains on.
 
     real: all real training images; synthetic(g): the samples of generation g's model. The initial
-    model trains on N_real real images. In a control loop every generation does, on N_next of them.
+    model trains on N_real real images. Control: N_next real images, drawn anew.
     """
     if generation == INITIAL:
         return balanced_sample(real, constants.N_real, seeds.numpy_generator("real"))
     if constants.control:
-        return balanced_sample(real, constants.N_next, seeds.numpy_generator("control"))
+        return drawn_anew(real, constants.N_next, seeds.numpy_generator("control"))
     return synthetic(generation - 1)
