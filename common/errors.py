@@ -3,6 +3,8 @@
 import contextlib
 import sys
 
+SAFE = []  # what is saved of the work in progress, in words
+
 
 class UserError(Exception):
     """Something the user can put right; its text is one line that says how."""
@@ -21,9 +23,8 @@ def one_line():
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
+        safe = " and ".join(["finished stages", *SAFE])
         print(
-            "\nstopped: finished stages and the last saved state are safe; "
-            "run the same command again to continue",
-            file=sys.stderr,
+            f"\nstopped: {safe} are safe; run the same command again to continue", file=sys.stderr
         )
         sys.exit(130)

@@ -11,20 +11,20 @@ import time
 import torch
 from tqdm import tqdm
 
-from common import plots, precision, processes, report, run, stages, storage
+from common import evaluation, plots, precision, processes, report, run, stages, storage
 from common.data import load_real
 from common.errors import UserError, one_line
-from common.fid import calculate_frechet_distance, feature_statistics
-from common.lenet import extract_mnist_features
-from common.prdc import compute_prdc_slice, nearest_radii
+from common.forecast import announce_work
 from common.run import Run
 from common.seeds import INITIAL, Seeds
 from common.settings import number_text
 
 N_TSNE = 10_000  # images of each kind in a t-SNE figure, at most
+MOST_OF_THE_REAL = 0.9  # a control that draws more of the real images has hardly a choice
 
 # Constants that only extend or batch a run: they may change when it continues.
 FREE = ("generation_number", "max_c", "save_every", "save_dir", "save_dirs", "Wall", "w", "script")
+FREE += ("recipe", "initial_seed")
 
 
 @processes.led
@@ -34,6 +34,7 @@ def initialmain(training_set, constants):
     For every w in Wall it writes the initial synthetic data, in each of save_dirs.
     """
     with one_line(), contextlib.ExitStack() as locks:
+        constants.initial_seed = constants.seed
         for folder in constants.save_dirs:
             locks.enter_context(storage.lock(folder / "run_initial.lock"))
         _use_device(constants)
@@ -56,6 +57,7 @@ def initialmain(training_set, constants):
             print(f"model_initial.pth is there: going on to its samples ({home})")
         else:
             data = training_set(INITIAL, real, None, constants, seeds)
+            announce_work("initial model", constants, len(data.labels), 1)
             stages.train(Run(home, 0), INITIAL, data, constants, seeds)
         for w in constants.Wall:
             files, seeds = Run(home, w), Seeds(constants.seed, _scenario(constants), w)
@@ -91,32 +93,44 @@ def mainall(training_set, constants):
 
 
 def _loops(training_set, constants, weights):
-    """Runs a loop for each weight; returns the folder that they are in."""
+    """Runs a loop for each weight; returns the folder that they are in.
+
+    A control trains on no sample, so it does not depend on the weight: it is run once, as w = 0.
+    """
     _use_device(constants)
     scenario, folder = _scenario(constants), constants.save_dir
+    if constants.control:
+        weights, scenario = [0], f"{scenario} control"
+        if getattr(constants, "accumulate", False):
+            raise UserError("accumulate = True has no control: its training sets grow")
     for w in weights:  # everything that is missing is reported before any work starts
-        for path in _inputs(Run(folder, w)):
+        for path in _inputs(Run(folder, w), constants):
             if not path.exists():
                 again = f" --Wall {number_text(w)}" if path.name.startswith("gen_") else ""
                 raise UserError(
                     f"{path.name} is missing in {folder}: run initialmain.py{again} first"
                 )
             storage.read(path)
-    if getattr(constants, "control", False):
-        scenario += " control"
-        folder = folder / f"control_seed{constants.seed}"
-        names = [path.name for w in weights for path in _inputs(Run(constants.save_dir, w))]
-        _share(names, constants.save_dir, folder)
     if hasattr(constants, "N_next") and constants.N_next < constants.batch_size:
         print(
             f"note: {constants.N_next} images for the next generation are less than one batch "
             f"({constants.batch_size}); the published setting is N_next = 60000, n_epoch = 40"
         )
+    initial = constants.save_dir / "run_initial.json"  # not there when other code made the data
+    constants.initial_seed = constants.seed
+    if initial.exists():
+        constants.initial_seed = storage.load_json(initial)["constants"]["seed"]
     real = load_real(constants.dataset)
     _check_real_data(training_set, real, scenario, constants)
+    if constants.control:
+        folder = folder / f"control_seed{constants.seed}"
     for w in weights:
-        with storage.lock(Run(folder, w).table("run", "lock")):
-            Loop(Run(folder, w), scenario, training_set, real, constants)()
+        of = Run(folder, w)
+        with storage.lock(of.table("run", "lock")):
+            names = [path.name for path in _inputs(of, constants)]
+            if constants.control:
+                _share([*names, "run_initial.json"], constants.save_dir, folder)
+            Loop(of, scenario, training_set, real, constants)()
     return folder
 
 
@@ -125,7 +139,14 @@ def _check_real_data(training_set, real, scenario, constants):
     those of initialmain.py, or when those of the initial model could come back as fresh ones."""
     last = constants.generation_number - 1
     none = real.subset(slice(0))
-    training_set(last, real, lambda generation: none, constants, Seeds(constants.seed, scenario))
+    data = training_set(
+        last, real, lambda generation: none, constants, Seeds(constants.seed, scenario)
+    )
+    if constants.control and len(data.labels) > MOST_OF_THE_REAL * len(real.labels):
+        print(
+            f"note: {len(data.labels):,} of {len(real.labels):,} real images are hardly a new "
+            "draw: this control carries the variation of training alone"
+        )
     record = constants.save_dir / "run_initial.json"
     if not record.exists():  # initial data made by other code
         return
@@ -151,12 +172,19 @@ class Loop:
         self.run, self.scenario, self.constants = run_, scenario, constants
         self.training_set, self.real = training_set, real
         self.lenet = run.load_lenet(run_.prmodel)
-        inputs = {path.name: storage.sha256(path) for path in _inputs(run_)}
+        inputs = {path.name: storage.sha256(path) for path in _inputs(run_, constants)}
         inputs["dataset"] = _fingerprint(real)
         run.record(
             run_.table("run", "json"), _fixed(constants), inputs, _current(constants, scenario)
         )
-        self.reference = self._reference(inputs)
+        self.reference = evaluation.reference(
+            real,
+            self.lenet,
+            constants.N_ref,
+            run_.folder / "real_features.pth",
+            {name: inputs[name] for name in ("dataset", "prmodel.pth")},
+        )
+        self._floor()
         for kind in ("metrics", "timings"):  # a damaged table is made anew
             storage.intact(run_.table(kind))
 
@@ -170,10 +198,13 @@ class Loop:
         report.announce(report.write(self.run.folder, self.run.w))
 
     def _generations(self):
-        self.stages_done = 0
-        generations = [INITIAL, *range(self.constants.generation_number)]
-        name = self._title()
-        for generation in tqdm(generations, desc=name, unit="generation", disable=None):
+        self.stages_done, self.started = 0, time.perf_counter()
+        total, name = self.constants.generation_number, self._title()
+        missing = [g for g in range(total) if not stages.is_trained(self.run, g)]
+        if missing:
+            announce_work(name, self.constants, len(self._data(missing[0]).labels), len(missing))
+        bar = tqdm(total=total, desc=name, unit="generation", disable=None)
+        for generation in (INITIAL, *range(total)):
             if generation != INITIAL:
                 self.train(generation)
                 self.sample(generation)
@@ -181,8 +212,10 @@ class Loop:
             self.evaluate(generation)
             self.draw(generation)
             report.write(self.run.folder, self.run.w)
+            bar.update(generation != INITIAL)
+        bar.close()
         if self.stages_done == 0:
-            print(f"{name}: nothing to do, all {len(generations) - 1} generations are complete")
+            print(f"{name}: nothing to do, all {total} generations are complete")
         figures = [self.run.figure(kind) for kind in ("fid", "prdc", "strip", "loss")]
         if not all([storage.intact(path) for path in figures]):
             self.draw_progress()
@@ -191,22 +224,25 @@ class Loop:
         print(f"{name}: {tables}, {figures} and the figures of each generation are in")
         print(f"  {self.run.folder}")
 
+    def _data(self, generation):
+        """The training set of a generation."""
+        seeds = self._seeds(generation)
+        return self.training_set(generation, self.real, self._synthetic, self.constants, seeds)
+
     def train(self, generation):
         """Trains and saves this generation's model."""
         if stages.is_trained(self.run, generation):
             return
         with self._stage("training", generation):
-            seeds = self._seeds(generation)
-            data = self.training_set(generation, self.real, self._synthetic, self.constants, seeds)
-            start = (
-                self.run.model(generation - 1) if self.constants.init_from == "previous" else None
-            )
+            previous = self.constants.init_from == "previous"
+            start = self.run.model(generation - 1) if previous else None
+            data, seeds = self._data(generation), self._seeds(generation)
             stages.train(self.run, generation, data, self.constants, seeds, start)
 
     def sample(self, generation):
         """Samples the images that the next generation trains on, at guidance w."""
         files, n = self.run.samples(generation), _n_next(self.constants)
-        if getattr(self.constants, "control", False):  # nothing would train on them
+        if self.constants.control:  # nothing would train on them
             return
         if not stages.is_done(files, stages.partial(files[0])):
             with self._stage("sampling", generation):
@@ -228,26 +264,46 @@ class Loop:
         stages.sample(self.run, generation, files, n, w, stage, self.constants, seeds)
 
     def evaluate(self, generation):
-        """Adds this generation's row to the metrics: FID and PRDC against the real data."""
+        """Adds this generation's row to the metrics: FID, PRDC and class accuracy against the real
+        data, for w > 0 also those of the guided samples that the next generation trains on."""
         rows = self.run.metrics()
         if any(row["generation"] == generation for row in rows):
             return
         with self._stage("metrics", generation):
-            images, _ = run.load_images(self.run.evaluation(generation))
-            fake = _finite_features(images, self.lenet, "the samples")
-            real, radii = self.reference
-            fid = calculate_frechet_distance(*feature_statistics(fake), *feature_statistics(real))
-            prdc = compute_prdc_slice(real, fake, real_radii=radii)
+            samples = run.load_images(self.run.evaluation(generation))
             row = {
                 "generation": generation,
                 "model": storage.sha256(self.run.model(generation))[:16],
-                "N_eval": len(images),
-                "fid": fid,
-                **prdc,
+                "N_eval": len(samples.labels),
+                **evaluation.scores(samples, self.lenet, self.reference),
             }
+            if self.run.w > 0:
+                guided = self._synthetic(generation).subset(slice(self.constants.N_eval))
+                found = evaluation.scores(guided, self.lenet, self.reference)
+                row["N_guided"] = len(guided.labels)
+                row |= {f"{name}_guided": value for name, value in found.items()}
             self.run.save_metrics([*rows, row])
-        numbers = ", ".join(f"{name} {value:.3g}" for name, value in prdc.items())
-        tqdm.write(f"generation {stages.name_of(generation)}: FID {fid:.4g}, {numbers}")
+        names = ("precision", "recall", "accuracy")
+        numbers = ", ".join(f"{name} {row[name]:.2f}" for name in names)
+        seconds = time.perf_counter() - self.started
+        tqdm.write(
+            f"{self._title()}, generation {stages.name_of(generation)}: FID {row['fid']:.4g}, "
+            f"{numbers}; {seconds:.0f} s so far"
+        )
+
+    def _floor(self):
+        """What real images score, in floor_w{w}.csv."""
+        path, constants = self.run.table("floor"), self.constants
+        if not storage.intact(path):
+            row = evaluation.floor(
+                self.real,
+                constants.dataset,
+                self.lenet,
+                self.reference,
+                constants.N_eval,
+                constants.N_ref,
+            )
+            storage.save_rows([row], path)
 
     def draw(self, generation):
         """This generation's figures, and those over all generations so far."""
@@ -280,8 +336,9 @@ class Loop:
             for g in generations
             if storage.intact(self.run.losses(g))
         }
-        storage.save_figure(plots.fid(rows, title), self.run.figure("fid"))
-        storage.save_figure(plots.prdc(rows, title), self.run.figure("prdc"))
+        (least,) = storage.load_rows(self.run.table("floor"))
+        storage.save_figure(plots.fid(rows, title, least), self.run.figure("fid"))
+        storage.save_figure(plots.prdc(rows, title, least), self.run.figure("prdc"))
         storage.save_figure(plots.strips(strips, title), self.run.figure("strip"))
         if losses:
             storage.save_figure(plots.losses(losses, title), self.run.figure("loss"))
@@ -295,20 +352,6 @@ class Loop:
     def _synthetic(self, generation):
         return run.load_images(self.run.samples(generation), "main.py")
 
-    def _reference(self, inputs):
-        """The real data's features (N, 84) and PRDC radii (N,), computed once per folder."""
-        path = self.run.folder / "real_features.pth"
-        key = {name: inputs[name] for name in ("dataset", "prmodel.pth")}
-        with storage.lock(path.with_suffix(".lock"), wait=True):  # other weights' loops too
-            if storage.intact(path):
-                saved = storage.load(path, "main.py")
-                if saved["key"] == key:
-                    return saved["features"], saved["radii"]
-            features = _finite_features(self.real.images, self.lenet, "the real images")
-            radii = nearest_radii(features)
-            storage.save({"key": key, "features": features, "radii": radii}, path)
-            return features, radii
-
     @contextlib.contextmanager
     def _stage(self, stage, generation):
         """Counts a stage that has work to do and notes its time in timings_w{w}.csv."""
@@ -316,20 +359,9 @@ class Loop:
         yield
         self.stages_done += 1
         seconds = f"{time.perf_counter() - started:.2f}"
-        tqdm.write(f"generation {stages.name_of(generation)}: {stage}, {seconds} s")
         row = {"generation": stages.name_of(generation), "stage": stage, "seconds": seconds}
         path = self.run.table("timings")
         storage.save_rows([*storage.load_rows(path), row], path)
-
-
-def _finite_features(images, lenet, what):
-    with precision.full_precision():
-        features = extract_mnist_features(images, lenet)
-    if not features.isfinite().all():
-        raise UserError(
-            f"the features of {what} are not finite: move prmodel.pth away and run initialmain.py"
-        )
-    return features
 
 
 def _n_next(constants):
@@ -337,9 +369,10 @@ def _n_next(constants):
     return constants.N_next if hasattr(constants, "N_next") else constants.N_with_w
 
 
-def _inputs(run_):
-    """What initialmain.py makes and a loop needs."""
-    return [run_.prmodel, run_.model(INITIAL), *run_.samples(INITIAL)]
+def _inputs(run_, constants):
+    """What initialmain.py makes and a loop needs; a control needs no samples."""
+    samples = () if constants.control else run_.samples(INITIAL)
+    return [run_.prmodel, run_.model(INITIAL), *samples]
 
 
 def _share(names, source, target):
@@ -362,6 +395,7 @@ def _fixed(constants):
 def _current(constants, scenario):
     """What a run's page needs besides the fixed constants; it may change when the run continues."""
     names = ("generation_number", "max_c", "save_every")
+    names += ("recipe", "initial_seed")
     free = {name: getattr(constants, name) for name in names if hasattr(constants, name)}
     return {"scenario": scenario, "folder": "/".join(constants.script.parts[-3:-1]), **free}
 

@@ -75,24 +75,35 @@ def draw_strips(axes, rows, title):
     axes.set_yticks(14 + 28 * np.arange(len(rows)), labels=[generation_name(g) for g in rows])
 
 
-def fid(rows, title):
-    """FID over the generations; rows as in metrics_w{w}.csv."""
+def fid(rows, title, floor):
+    """FID over the generations; rows as in metrics_w{w}.csv, floor as in floor_w{w}.csv."""
     figure = Figure(figsize=(5.5, 3.8), layout="constrained")
-    draw_fid(figure.subplots(), rows, title)
+    axes = figure.subplots()
+    draw_fid(axes, rows, title)
+    draw_floor(axes, float(floor["fid"]), BLUE, f"{floor['N']} real {floor['real']}")
+    axes.legend(fontsize=8)
     return figure
 
 
 def draw_fid(axes, rows, title):
-    axes.plot(*_series(rows, "fid"), color=BLUE, marker="o")
+    axes.plot(*_series(rows, "fid"), color=BLUE, marker="o", label="samples")
     axes.set(title=title, ylabel="FID (84 LeNet features)", ylim=(0, None))
     generation_axis(axes, rows)
 
 
-def prdc(rows, title):
-    """Precision, recall, density and coverage over the generations."""
+def prdc(rows, title, floor):
+    """Precision, recall, density and coverage over the generations; dotted: of real images."""
     figure = Figure(figsize=(5.5, 3.8), layout="constrained")
-    draw_prdc(figure.subplots(), rows, title)
+    axes = figure.subplots()
+    draw_prdc(axes, rows, title)
+    for name, (colour, _) in PRDC_STYLES.items():
+        draw_floor(axes, float(floor[name]), colour)
     return figure
+
+
+def draw_floor(axes, value, colour, label=None):
+    """A dotted line where real images are."""
+    axes.axhline(value, color=colour, ls=":", lw=1.2, label=label)
 
 
 def draw_prdc(axes, rows, title):

@@ -5,18 +5,20 @@ import time
 
 from tqdm import tqdm
 
+from common import errors
+
 REFRESH = 0.5  # seconds between looks at a value that may lie on a GPU
 
 
 class Progress:
     """How far a piece of work of `total` units is: a bar where there is a terminal, else only
-    what `line` and `tenths` say, with the seconds so far."""
+    what `line` says and, with `tenths`, a line per ten per cent."""
 
-    def __init__(self, name, total, unit, done=0, shown=True):
+    def __init__(self, name, total, unit, done=0, shown=True, tenths=False):
         self.name, self.total, self.done = name, total, done
-        self.shown = shown
+        self.shown, self.tenths = shown, tenths
         self.terminal = sys.stderr.isatty()
-        self.started = self.looked = time.monotonic()
+        self.started = self.looked = self.said = time.monotonic()
         self.bar = tqdm(
             desc=name,
             total=total,
@@ -29,21 +31,24 @@ class Progress:
     def to(self, done, text=None):
         """The work has come to `done`; text() is a word on it, asked for now and then only."""
         self.bar.update(done - self.done)
-        self.done = done
+        before, self.done = self.done, done
         if text and not self.bar.disable and time.monotonic() - self.looked > REFRESH:
             self.bar.set_postfix_str(text(), refresh=False)
             self.looked = time.monotonic()
-
-    def tenths(self, before):
-        """Says how far the work is where it has passed another tenth since `before`."""
-        if 10 * self.done // self.total > 10 * before // self.total:
-            self.line(f"{self.done:,} of {self.total:,}")
+        if self.tenths and 10 * done // self.total > 10 * before // self.total:
+            self.line(f"{100 * done // self.total} %")
 
     def line(self, text):
-        """One line where there is no terminal."""
-        if self.shown and not self.terminal:
-            seconds = time.monotonic() - self.started
-            print(f"{self.name}: {text}, {seconds:.0f} s", flush=True)
+        """One line where there is no terminal, at most one a second."""
+        now = time.monotonic()
+        if self.shown and not self.terminal and now - self.said > 1:
+            print(f"{self.name}: {text}, {now - self.started:.0f} s", flush=True)
+            self.said = now
+
+    def saved(self, what):
+        """Notes what is safe if the work is stopped now."""
+        errors.SAFE[:] = [f"{what} of “{self.name}”"]
 
     def close(self):
         self.bar.close()
+        errors.SAFE.clear()

@@ -80,7 +80,7 @@ class Run:
         for row in storage.load_rows(self.table("metrics")):
             name = row.pop("generation")
             model, n_eval = row.pop("model"), int(row.pop("N_eval"))
-            numbers = {key: float(value) for key, value in row.items()}
+            numbers = {key: float(value) for key, value in row.items() if value}
             generation = INITIAL if name == "initial" else int(name)
             rows.append({"generation": generation, "model": model, "N_eval": n_eval, **numbers})
         return rows

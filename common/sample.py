@@ -6,12 +6,12 @@ import math
 import time
 
 import torch
-from tqdm import tqdm
 
 from common import processes, storage
 from common.compiled import compiled_predicted
 from common.data import LabelledImages, quantised
 from common.errors import UserError
+from common.progress import Progress
 
 BLOCK = 100  # images that share a noise generator
 CPU_ROWS = 25  # images in a pass on the CPU: 10 to 50 measured, 25 is fastest for n_feat 32 and 128
@@ -140,10 +140,11 @@ def generate_samples(
 ):
     """n samples as LabelledImages on the CPU, class-balanced, in batches of at most max_c images.
 
-    sampler: "ddpm", or "ddim" with sample_steps, eta and clip_x0; fast: False keeps to the plain network.
-    Noise comes from `seeds` by (stage, block of 100 images), so a different max_c starts from the
-    same noise and differs by float rounding only. Every `save_every` seconds the finished batches
-    are saved in `partial_path`, where a later call goes on. UserError when a sample is not finite.
+    sampler: "ddpm", or "ddim" with sample_steps, eta and clip_x0; fast: False keeps to the plain
+    network. Noise comes from `seeds` by (stage, block of 100 images), so a different max_c starts
+    from the same noise and differs by float rounding only. Every `save_every` seconds the finished
+    batches are saved in `partial_path`, where a later call goes on. UserError when a sample is not
+    finite.
     """
     done = torch.empty(0, 1, 28, 28, dtype=torch.uint8)
     if storage.intact(partial_path):
@@ -195,23 +196,30 @@ def _sampled(
     The batches are the same for any number of processes, which take them in turns.
     """
     ddpm.to(device)
+    steps = sample_steps if sampler == "ddim" else ddpm.n_T
     make_eps = plain_eps
     if fast:
         ddpm = ddpm.frozen()
         rows = CPU_ROWS if device == "cpu" else predictions(max_c, w)
         # Of the whole job: one that goes on where it was stopped must compile if it did before.
-        steps = sample_steps if sampler == "ddim" else ddpm.n_T
         n_passes = predictions(n, w) // rows * steps
         predicted = compiled_predicted(ddpm.nn_model, rows, n_passes)
         make_eps = functools.partial(fast_eps, predicted=predicted)
     labels = balanced_labels(n, ddpm.nn_model.n_classes)
+
+    def counted(eps):
+        def counting(x_t, t):
+            progress.to(progress.done + len(x_t))
+            return eps(x_t, t)
+
+        return counting
 
     def batch(start):
         if start >= n:
             return done[:0]
         stop = min(start + max_c, n)
         noise = BlockNoise(start, stop, lambda b: seeds.torch_generator(stage, b, device))
-        eps = make_eps(ddpm, labels[start:stop].to(device), w)
+        eps = counted(make_eps(ddpm, labels[start:stop].to(device), w))
         if sampler == "ddim":
             x_0 = ddim_chain(ddpm, eps, noise, sample_steps, eta, clip_x0)
         else:
@@ -223,20 +231,16 @@ def _sampled(
         return quantised(x_0).cpu()
 
     first, saved_at = processes.rank() == 0, time.monotonic()
-    bar = tqdm(
-        initial=len(done),
-        total=n,
-        desc=name,
-        unit="image",
-        disable=None if first else True,
-        leave=False,
-    )
+    at = len(done) * steps
+    progress = Progress(name, n * steps, "image step", done=at, shown=first, tenths=True)
+    progress.saved(f"{len(done):,} of {n:,} images")
     while len(done) < n:
         mine = len(done) + max_c * processes.rank()
         done = torch.cat([done, *processes.gathered(lambda start=mine: batch(start))])
-        bar.update(len(done) - bar.n)
+        progress.to(len(done) * steps)
         if first and len(done) < n and time.monotonic() - saved_at >= save_every:
             storage.save(done, partial_path)
             saved_at = time.monotonic()
-    bar.close()
+            progress.saved(f"{len(done):,} of {n:,} images")
+    progress.close()
     return done

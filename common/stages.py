@@ -3,8 +3,6 @@
 A stage is complete when its files are there; what an interrupted one saved lies beside it.
 """
 
-import dataclasses
-
 from common import processes, run, storage
 from common.data import LabelledImages, load_real
 from common.ddpm import DDPM
@@ -12,6 +10,7 @@ from common.errors import UserError
 from common.lenet import accuracy, train_lenet
 from common.sample import generate_samples
 from common.seeds import INITIAL, Seeds
+from common.settings import number_text
 from common.train import Training, save_losses, train_ddpm
 from common.unet import ContextUnet
 
@@ -36,14 +35,12 @@ def train(run_, generation, data, constants, seeds, start=None):
     losses = train_ddpm(
         ddpm.to(processes.device()),
         LabelledImages(*data).to(processes.device()),
-        Training(
-            **{field.name: getattr(constants, field.name) for field in dataclasses.fields(Training)}
-        ),
+        Training.of(constants),
         seeds=seeds,
         state_path=run_.training_state(generation),
         losses_path=run_.losses(generation),
         save_every=constants.save_every,
-        name=f"generation {name_of(generation)}: training on {len(data.labels):,} images",
+        name=f"{_title(run_, generation)}: training on {len(data.labels):,} images",
     )
     save_losses(losses, run_.losses(generation))
     storage.save(ddpm.state_dict(), run_.model(generation))
@@ -67,9 +64,11 @@ def sample(run_, generation, files, n, w, stage, constants, seeds):
         stage=stage,
         partial_path=partial(images),
         save_every=constants.save_every,
-        name=f"generation {name_of(generation)}: {stage}",
+        name=f"{_title(run_, generation)}: {stage}",
         sampler=constants.sampler,
         sample_steps=constants.sample_steps,
+        eta=constants.eta,
+        clip_x0=constants.clip_x0,
         fast=constants.fast,
     )
     run.save_images(data, files)
@@ -109,6 +108,10 @@ def is_done(paths, leftover):
 def partial(images):
     """Where an interrupted sampling leaves the images it has."""
     return images.with_name(images.name + ".part")
+
+
+def _title(run_, generation):
+    return f"w = {number_text(run_.w)}, generation {name_of(generation)}"
 
 
 def name_of(generation):

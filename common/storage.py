@@ -144,9 +144,9 @@ def load_json(path, made_by="initialmain.py"):
 
 
 def save_rows(rows, path):
-    """A CSV file of dicts that share their keys; floats keep all their digits."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    """A CSV file of dicts, empty where one lacks a key; floats keep all their digits."""
+    text, keys = io.StringIO(), dict.fromkeys(key for row in rows for key in row)
+    writer = csv.DictWriter(text, fieldnames=list(keys), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     save_text(text.getvalue(), path)

@@ -1,7 +1,7 @@
 """Training a DDPM: one flat loop over epochs that can stop at any of them and continue."""
 
-import dataclasses
 import time
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.progress import Progress
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Training:
     """How long and how a network is trained: constants of the scripts, by their names there."""
 
@@ -22,6 +22,11 @@ class Training:
     warmup: int = 0
     loss_weight: str = "plain"
     amp: bool = False
+
+    @classmethod
+    def of(cls, constants):
+        """The training that a script's constants describe."""
+        return cls(**{field.name: getattr(constants, field.name) for field in fields(cls)})
 
     def steps(self, n_images):
         """(all steps, steps of a full epoch) of a training on n_images."""
@@ -85,6 +90,7 @@ def _trained(
     saved_at = time.monotonic()
     step = len(epoch_losses) * per_epoch
     progress = Progress(name, n_step, "step", done=step, shown=first)
+    progress.saved(f"{len(epoch_losses)} of {n_epoch} epochs")
     for epoch in range(len(epoch_losses), n_epoch):
         order = seeds.torch_generator("order", epoch)
         noise = seeds.torch_generator("noise", epoch, device)
@@ -120,6 +126,7 @@ def _trained(
             state = {"model": ddpm.state_dict(), "optimizer": optimizer.state_dict()}
             storage.save({**state, "losses": epoch_losses}, state_path)
             saved_at = time.monotonic()
+            progress.saved(f"{epoch + 1} of {n_epoch} epochs")
     progress.close()
     ddpm.to(memory_format=torch.contiguous_format)
     return ddpm.state_dict(), epoch_losses

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import loop, plots, sample, spectrum, stages, storage, train
+from common import evaluation, plots, sample, spectrum, stages, storage, train
 
 fatal, log = int(sys.argv[1]), open(sys.argv[2], "a", encoding="utf-8")  # noqa: SIM115
 count = 0
@@ -58,7 +58,7 @@ def write(whole, path, content):
 train.batches = functools.partial(epochs, train.batches)
 sample.ddpm_chain = announced(sample.ddpm_chain, "chain")
 spectrum.jacobian = announced(spectrum.jacobian, "Jacobian")
-loop.extract_mnist_features = announced(loop.extract_mnist_features, "features")
+evaluation.extract_mnist_features = announced(evaluation.extract_mnist_features, "features")
 plots.tsne = announced(plots.tsne, "t-SNE")
 storage._replace = functools.partial(write, storage._replace)
 stages.train_lenet = functools.partial(stages.train_lenet, n_step=100)

@@ -148,6 +148,31 @@ def test_the_loss_is_the_mean_squared_error_of_the_noise():
     assert loss.item() == pytest.approx(((answer - eps) ** 2).mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize(("n_T", "betas"), [(500, BETAS), (20, (1e-4, 0.5))])
+def test_min_snr_weights_are_those_of_the_formula(n_T, betas):
+    alphabar = np.cumprod(1 - np.linspace(*betas, n_T + 1))
+    snr = alphabar / (1 - alphabar)
+    found = DDPM(Recorder(), betas, n_T).min_snr_weight(torch.arange(n_T + 1))
+    np.testing.assert_allclose(found.numpy(), np.minimum(snr, 5) / snr, rtol=1e-5)
+    assert found[-1] == 1 and found[1] < 0.01
+
+
+def test_the_weighted_loss_weighs_each_images_error():
+    ddpm = DDPM(Recorder(lambda x, c, t, mask: 0.5 * x), BETAS, 500)
+    x_0, c = images(200)
+    loss = ddpm(x_0, c, generator(), loss_weight="min_snr")
+    [(x_t, _, t, _)] = ddpm.nn_model.calls
+    t = (t * 500).round().long()
+    alphabar = torch.from_numpy(np.cumprod(1 - np.linspace(*BETAS, 501)))[t]
+    eps = (x_t - alphabar.sqrt()[:, None, None, None] * x_0) / (1 - alphabar).sqrt()[
+        :, None, None, None
+    ]
+    errors = (0.5 * x_t - eps).square().mean(dim=(1, 2, 3))
+    weights = (5 * (1 - alphabar) / alphabar).clamp(max=1)
+    assert loss.item() == pytest.approx((weights * errors).mean().item(), rel=1e-3)
+    assert loss < ddpm(x_0, c, generator())
+
+
 def test_each_image_gets_noise_of_its_own_from_the_generator():
     runs = []
     for seed in (0, 0, 1):

@@ -25,7 +25,7 @@ from tiny import (
     run_script,
 )
 
-from common import anchors, loop, stages, storage
+from common import anchors, evaluation, stages, storage, train
 from common.data import load_real
 from common.errors import UserError
 from common.run import Run, load_ddpm
@@ -42,9 +42,17 @@ def spectra(folder):
 
 
 def test_ctrl_c_says_what_is_safe_and_how_to_go_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        loop.stages, "train_ddpm", lambda *a, **b: signal.raise_signal(signal.SIGINT)
-    )
+    """In the second batch of the second epoch, when the first epoch is saved."""
+    whole, drawn = train.batches, []
+
+    def interrupted(*arguments):
+        for batch in whole(*arguments):
+            drawn.append(batch)
+            if len(drawn) == 49:  # an epoch has 47
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+    monkeypatch.setattr(train, "batches", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     try:
         with pytest.raises(SystemExit) as stopped:
@@ -54,8 +62,8 @@ def test_ctrl_c_says_what_is_safe_and_how_to_go_on(tmp_path, monkeypatch, capsys
     assert stopped.value.code == 130
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said == (
-        "stopped: finished stages and the last saved state are safe; "
-        "run the same command again to continue"
+        "stopped: finished stages and 1 of 2 epochs of “w = 0, generation initial: training on "
+        "1,500 images” are safe; run the same command again to continue"
     )
 
 
@@ -236,8 +244,8 @@ def test_a_model_that_is_not_finite_is_not_sampled_measured_or_used(finished, tm
 
 def test_features_that_are_not_finite_are_never_written(finished, tmp_path, monkeypatch):
     folder = copied(finished, tmp_path / "run", leave_out=["metrics_w0.csv"])
-    whole = loop.extract_mnist_features
-    monkeypatch.setattr(loop, "extract_mnist_features", lambda *a: whole(*a) * np.nan)
+    whole = evaluation.extract_mnist_features
+    monkeypatch.setattr(evaluation, "extract_mnist_features", lambda *a: whole(*a) * np.nan)
     with pytest.raises(SystemExit, match="features .* are not finite"):
         main(folder, generation_number=1)
     assert not (folder / "metrics_w0.csv").exists()

@@ -1,6 +1,7 @@
 """The loop: stages, continuation, what is measured on what, and what it refuses to do."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,14 +14,15 @@ from tiny import (
     hashes,
     initialmain,
     main,
+    run_script,
     training_set_of,
 )
 
-from common import loop, run, storage
+from common import evaluation, loop, run, storage
 from common.data import load_real
 from common.errors import UserError
 from common.fid import calculate_frechet_distance, feature_statistics
-from common.lenet import extract_mnist_features
+from common.lenet import accuracy, extract_mnist_features
 from common.run import Run
 from common.sample import generate_samples
 from common.seeds import INITIAL, Seeds
@@ -178,7 +180,9 @@ def test_the_last_epoch_is_kept_whatever_the_metrics_say(initial, finished, tmp_
     """No checkpoint is chosen by its FID: with nonsense for metrics the models are the same."""
     folder = copied(initial, tmp_path / "run")
     values = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr(loop, "calculate_frechet_distance", lambda *arguments: next(values))
+    monkeypatch.setattr(
+        evaluation, "calculate_frechet_distance", lambda *arguments: next(values, 1.0)
+    )
     main(folder)
     assert all(
         hashes(folder)[m] == hashes(finished)[m] for m in ("model_0_w0.pth", "model_1_w0.pth")
@@ -322,8 +326,11 @@ def test_a_control_loop_trains_on_real_images_in_a_folder_of_its_own(initial, tm
         assert all(image.numpy().tobytes() in keys for image in data.images)
         chosen.append(data.images)
     assert not torch.equal(*chosen)
-    constants.N_next = 1495
-    with pytest.raises(UserError, match=r"1495 images are needed, but there are 14\d0"):
+    constants.N_next = 1495  # more than ten times the smallest class
+    data = training_set_of(FOLDER)(0, real, None, constants, Seeds(0, "x"))
+    assert len({image.numpy().tobytes() for image in data.images}) == 1495
+    constants.N_next = 1501
+    with pytest.raises(UserError, match=r"needs 1,501 real images .* no more than 1,500"):
         training_set_of(FOLDER)(0, real, None, constants, Seeds(0, "x"))
 
 
@@ -347,10 +354,54 @@ def test_going_on_from_a_model_of_another_size_is_refused(initial, tmp_path):
         main(folder, init_from="previous", n_feat=16)
 
 
-def test_control_loops_of_several_weights_are_compared_in_their_own_folder(initial, tmp_path):
-    folder = copied(initial, tmp_path / "run")
-    changes = {**TINY_MAIN, "generation_number": 1, "control": True, "Wall": [0]}
+def test_a_control_is_made_once_and_is_the_same_whatever_the_weights(initial, tmp_path):
+    """Also in a folder that has initial samples of other weights only, and next to another one."""
+    folder = copied(initial, tmp_path / "run", leave_out=["gen_*_initial_w0"])
+    control = {"generation_number": 1, "control": True}
+    changes = {**TINY_MAIN, **control, "Wall": [1.5, 2], "seed": 4}
     constants = constants_of(FOLDER / "mainall.py", **changes, save_dir=folder)
     loop.mainall(training_set_of(FOLDER), constants)
-    assert (folder / "control_seed0" / "weights.png").exists()
-    assert not (folder / "weights.png").exists()
+    found = hashes(folder / "control_seed4")
+    assert "model_0_w0.pth" in found and not [name for name in found if "w1.5" in name]
+    main(folder, **control, w=1.5, seed=4)  # is there already
+    other = copied(initial, tmp_path / "other")
+    main(other, **control, seed=4)
+    ours, theirs = found, hashes(other / "control_seed4")
+    assert {k: v for k, v in ours.items() if k != "weights.png"} == theirs
+
+
+def test_controls_that_start_together_do_not_collide(initial, tmp_path):
+    folder = copied(initial, tmp_path / "run")
+    words = {**TINY_MAIN, "generation_number": 1, "control": True, "save_dir": folder}
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(run_script, FOLDER / "main.py", **words, seed=s) for s in (1, 2, 3)]
+        done = [one.result() for one in runs]
+    assert [(one.returncode, one.stderr) for one in done] == [(0, "")] * 3
+    assert all((folder / f"control_seed{s}" / "model_0_w0.pth").exists() for s in (1, 2, 3))
+
+
+def test_guided_samples_are_measured_beside_the_unguided_ones(initial, tmp_path):
+    folder = copied(initial, tmp_path / "run")
+    initialmain(folder, Wall=[0, 1])
+    main(folder, w=1, generation_number=1)
+    files = Run(folder, 1)
+    lenet = run.load_lenet(files.prmodel)
+    real = feature_statistics(extract_mnist_features(load_real("digits").images, lenet))
+    for row in files.metrics():
+        guided = run.load_images(files.samples(row["generation"])).subset(slice(45))
+        assert row["N_guided"] == row["N_eval"] == 45
+        fid = calculate_frechet_distance(
+            *feature_statistics(extract_mnist_features(guided.images, lenet)), *real
+        )
+        assert row["fid_guided"] == pytest.approx(fid, rel=1e-9) != row["fid"]
+        assert row["accuracy_guided"] == accuracy(lenet, guided)
+
+
+def test_more_reference_images_than_samples_can_be_left_out_of_prdc(initial, finished, tmp_path):
+    folder = copied(initial, tmp_path / "run")
+    main(folder, N_ref=100, generation_number=1)
+    ours, theirs = Run(folder, 0).metrics(), Run(finished, 0).metrics()
+    assert ours[0]["fid"] == theirs[0]["fid"]
+    assert 0 <= ours[0]["coverage"] <= 1
+    saved = storage.load(folder / "real_features.pth")
+    assert saved["radii"].shape == (100,) and saved["key"]["N_ref"] == 100

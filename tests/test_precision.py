@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common import loop, precision, spectrum
+from common import evaluation, loop, precision, spectrum
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +37,9 @@ def test_jacobians_and_features_are_computed_without_tf32(monkeypatch):
 
     spectrum.jacobian(eps, torch.zeros(1, 1, 2, 2), torch.ones(1), torch.zeros(1))
     monkeypatch.setattr(
-        loop, "extract_mnist_features", lambda *_: seen.append(states()) or torch.zeros(1, 84)
+        evaluation, "extract_mnist_features", lambda *_: seen.append(states()) or torch.zeros(1, 84)
     )
-    loop._finite_features(None, None, "")
+    evaluation._features(None, None, "")
     assert len(seen) >= 2 and all(state != on for state in seen)
     assert states() == on
 

@@ -90,7 +90,7 @@ from common import processes, storage
 from common.data import load_real
 from common.ddpm import DDPM
 from common.seeds import Seeds
-from common.train import train_ddpm
+from common.train import Training, train_ddpm
 from common.unet import ContextUnet, ResidualConvBlock
 
 
@@ -102,8 +102,8 @@ def main(folder):
         if isinstance(block, ResidualConvBlock):
             block.conv1[1] = block.conv2[1] = nn.Identity()
     losses = train_ddpm(
-        ddpm, load_real("digits").subset(slice(67)), n_epoch=2, batch_size=33, lrate=1e-3,
-        seeds=seeds, state_path=folder / "state", save_every=0, name="test",
+        ddpm, load_real("digits").subset(slice(67)), Training(2, 33, 1e-3), seeds=seeds,
+        state_path=folder / "state", losses_path=folder / "losses", save_every=0, name="test",
     )
     storage.save({{"model": ddpm.state_dict(), "losses": losses}}, folder / "trained")
 

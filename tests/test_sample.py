@@ -233,28 +233,140 @@ def test_ddim_depends_on_its_first_noise_only_and_its_steps(tmp_path):
             ddim_chain(ddpm, None, None, steps)
 
 
-def stopped_and_continued(ddpm, tmp_path, monkeypatch, w=0):
+CHOICES = [(5, 0.0), (5, 0.5), (12, 1.0), (1, 1.0), (40, 0.3)]  # sample_steps of 40, eta
+
+
+@pytest.mark.parametrize(("steps", "eta"), CHOICES)
+def test_with_the_true_noise_every_step_has_the_exact_marginal(steps, eta):
+    """x_t ~ N(sqrt(alphabar_t) x_0, sigma_t^2), the invariant that Song et al. chose eq. 12 for."""
+    ddpm = DDPM(torch.nn.Identity(), (1e-4, 0.25), 40)
+    generator = torch.Generator().manual_seed(1)
+    x_0, seen = torch.rand(100, 1, 28, 28, generator=generator), {}
+    draws = iter([ddpm.sqrtab[40] * x_0 + ddpm.sqrtmab[40] * normal(generator)])
+
+    def eps(x_t, t):
+        seen[t] = (x_t - ddpm.sqrtab[t] * x_0) / ddpm.sqrtmab[t]
+        return seen[t]
+
+    found = ddim_chain(ddpm, eps, lambda: next(draws, None) or normal(generator), steps, eta)
+    torch.testing.assert_close(found, x_0, atol=1e-5, rtol=0)
+    assert len(seen) == steps
+    for z in seen.values():  # 78,400 numbers: standard errors of 0.0036 and 0.0051
+        assert abs(z.mean()) < 0.018 and abs(z.var() - 1) < 0.025
+    if eta == 0:
+        times = list(seen)
+        torch.testing.assert_close(seen[times[0]], seen[times[-1]], atol=1e-4, rtol=0)
+    elif steps > 1:  # what a step has lost of the first noise, another has not brought back
+        first, last = seen[40].flatten(), seen[min(seen)].flatten()
+        assert torch.corrcoef(torch.stack([first, last]))[0, 1] < 0.95
+
+
+def normal(generator, n=100):
+    return torch.randn(n, 1, 28, 28, generator=generator)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("steps", "eta"), CHOICES)
+def test_a_known_gaussian_comes_out_with_the_variance_of_the_closed_recursion(steps, eta):
+    """The ideal denoiser of N(0, v) makes each step linear: Var[x_s] follows from Var[x_t]."""
+    n_T, betas, v = 40, (1e-4, 0.25), 0.4
+    ddpm = DDPM(GaussianNoise(n_T, betas, torch.zeros(28, 28), torch.full((28, 28), v)), betas, n_T)
+    alphabar = np.cumprod(1 - np.linspace(*betas, n_T + 1))
+    times = np.linspace(n_T, 1, steps).round().astype(int)
+    variance = 1.0
+    for t, s in zip(times, [*times[1:], None], strict=True):
+        a_t = alphabar[t]
+        eps = np.sqrt(1 - a_t) / (a_t * v + 1 - a_t)  # for x_t = 1
+        x_0 = (1 - np.sqrt(1 - a_t) * eps) / np.sqrt(a_t)
+        if s is None:
+            variance *= x_0**2
+            break
+        sigma = eta * np.sqrt((1 - alphabar[s]) / (1 - a_t) * (1 - a_t / alphabar[s]))  # eq. 16
+        kept = np.sqrt(alphabar[s]) * x_0 + np.sqrt(1 - alphabar[s] - sigma**2) * eps
+        variance = kept**2 * variance + sigma**2
+    generator = torch.Generator().manual_seed(2)
+    c = torch.zeros(100).long()
+    x_0 = ddim_chain(ddpm, plain_eps(ddpm, c, 0), lambda: normal(generator), steps, eta)
+    assert x_0.var().item() == pytest.approx(variance, rel=0.025)  # 5 standard errors
+    assert steps > 12 or variance < 0.97 * v or eta < 1  # few stochastic steps lose variance
+
+
+def test_all_steps_with_eta_1_have_the_public_chains_mean():
+    """Without noise after the first, x_t is the same at every t above 0."""
+    ddpm, n_T = DDPM(torch.nn.Identity(), (1e-4, 0.25), 40), 40
+    x_T = normal(torch.Generator().manual_seed(3), 4)
+    paths = []
+    for chain, rest in ((ddpm_chain, []), (ddim_chain, [n_T, 1.0])):
+        path, draws = {}, iter([x_T])
+
+        def eps(x_t, t, path=path):
+            path[t] = x_t
+            return torch.tanh(x_t) * t / n_T
+
+        def noise(draws=draws):
+            return next(draws, torch.zeros(()))
+
+        chain(ddpm, eps, noise, *rest)
+        paths.append(path)
+    assert paths[0].keys() == paths[1].keys() == set(range(1, n_T + 1))
+    for t, x_t in paths[0].items():
+        torch.testing.assert_close(paths[1][t], x_t, atol=1e-4, rtol=1e-4)
+
+
+def test_the_estimate_of_the_image_is_clipped_and_its_noise_taken_anew():
+    ddpm = DDPM(torch.nn.Identity(), (1e-4, 0.25), 40)
+    x_T, seen = torch.tensor([-9.0, 0.3, 9.0]).reshape(3, 1, 1, 1), []
+
+    def nothing(x_t, t):
+        seen.append(x_t)
+        return torch.zeros_like(x_t)
+
+    found = ddim_chain(ddpm, nothing, lambda: x_T, 2, clip_x0=True)
+    (x_0, x_1), (a_T, a_1) = seen, (ddpm.alphabar_t[t].double() for t in (40, 1))
+    clipped = (x_0.double() / a_T.sqrt()).clamp(0, 1)
+    noise = (x_0.double() - a_T.sqrt() * clipped) / (1 - a_T).sqrt()
+    expected = a_1.sqrt() * clipped + (1 - a_1).sqrt() * noise
+    torch.testing.assert_close(x_1.double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, (x_1 / ddpm.sqrtab[1]).clamp(0, 1))
+    assert found[0] == 0 and found[2] == 1
+    free = ddim_chain(ddpm, nothing, lambda: x_T, 2)
+    assert free[0] < 0 and free[2] > 1
+
+
+def test_stochastic_samples_do_not_depend_on_the_batch_size(tmp_path):
+    how = {"sampler": "ddim", "sample_steps": 5, "eta": 1.0, "clip_x0": True}
+    whole = sample(small_ddpm(), 130, tmp_path, max_c=130, **how)
+    parts = sample(small_ddpm(), 130, tmp_path, max_c=37, **how)
+    assert (whole.images.int() - parts.images.int()).abs().max() <= 1
+    with pytest.raises(ValueError, match="eta = 1.1 is not between 0 and 1"):
+        ddim_chain(small_ddpm(), None, None, 5, 1.1)
+
+
+def stopped_and_continued(ddpm, tmp_path, monkeypatch, w=0, **how):
     """130 samples whose making was stopped in the third batch of 30, where it then went on."""
-    batches = []
+    batches, name = [], f"{how.get('sampler', 'ddpm')}_chain"
+    chain = globals()[name]
 
     def stops_in_the_third_batch(*arguments):
         batches.append(1)
         if len(batches) == 3:
             raise KeyboardInterrupt
-        return ddpm_chain(*arguments)
+        return chain(*arguments)
 
-    monkeypatch.setattr("common.sample.ddpm_chain", stops_in_the_third_batch)
+    monkeypatch.setattr(f"common.sample.{name}", stops_in_the_third_batch)
     with pytest.raises(KeyboardInterrupt):
-        sample(ddpm, 130, tmp_path, w=w, max_c=30, save_every=0)
-    continued = sample(ddpm, 130, tmp_path, w=w, max_c=30)
+        sample(ddpm, 130, tmp_path, w=w, max_c=30, save_every=0, **how)
+    continued = sample(ddpm, 130, tmp_path, w=w, max_c=30, **how)
     assert len(batches) == 3 + 3  # 60 of 130 images were safe; 3 batches of 30 remain
     return continued
 
 
-def test_a_stopped_sampling_continues_with_the_same_images(tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", [{}, {"sampler": "ddim", "sample_steps": 5, "eta": 1.0}])
+def test_a_stopped_sampling_continues_with_the_same_images(tmp_path, monkeypatch, how):
     ddpm = small_ddpm()
-    whole = sample(ddpm, 130, tmp_path, max_c=30)
-    assert torch.equal(stopped_and_continued(ddpm, tmp_path, monkeypatch).images, whole.images)
+    whole = sample(ddpm, 130, tmp_path, max_c=30, **how)
+    continued = stopped_and_continued(ddpm, tmp_path, monkeypatch, **how)
+    assert torch.equal(continued.images, whole.images)
 
 
 def test_the_seed_and_the_generation_change_the_samples(tmp_path):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import ROOT, TINY_INITIAL, TINY_MAIN, copied, hashes, initialmain, main, run_script
+from tiny import FULL, ROOT, TINY_INITIAL, TINY_MAIN, copied, hashes, initialmain, main, run_script
 from tiny import training_set_of as training_set_in
 
 from common.data import LabelledImages
@@ -35,7 +35,8 @@ def synthetic(generation):
 
 def training_set(folder, generation, real, seed=0, w=0, **constants):
     seeds = Seeds(seed, folder.parent.name, w, generation)
-    return training_set_in(folder)(generation, real, synthetic, SimpleNamespace(**constants), seeds)
+    constants = SimpleNamespace(**{"control": False, "initial_seed": 0, **constants})
+    return training_set_in(folder)(generation, real, synthetic, constants, seeds)
 
 
 def split(data):
@@ -109,6 +110,54 @@ def test_augmented_real_images_are_the_same_in_every_generation():
     sets = [split(training_set(AUGMENTED, g, real, **constants))[0] for g in (0, 4)]
     assert numbers(sets[0]) == numbers(sets[1]) and balanced(sets[0].labels)
     assert numbers(sets[0]) == numbers(training_set(AUGMENTED, INITIAL, real, N_real=100))
+
+
+def test_redrawn_images_are_new_in_every_generation_and_may_come_back():
+    real, constants = numbered(), {"N_with_w": 50, "N_real": 100, "N_initial": 100}
+    sets = []
+    for generation in range(6):  # 600 images of 400
+        data = training_set(FRESH, generation, real, resample_real="redraw", **constants)
+        fresh, origins = split(data)
+        assert origins == [generation - 1] * 50 and balanced(fresh.labels)
+        assert len(set(numbers(fresh))) == 100
+        sets.append(set(numbers(fresh)))
+    assert all(a != b for a, b in zip(sets, sets[1:], strict=False))
+    assert len(set.union(*sets)) < 600
+
+
+CONTROLLED = {
+    FULL: {"N_next": 80},
+    FRESH: {"N_with_w": 60, "N_real": 20, "N_initial": 100, "resample_real": True},
+    AUGMENTED: {"N_with_w": 60, "N_real": 20, "accumulate": False},
+}
+
+
+@pytest.mark.parametrize("folder", CONTROLLED, ids=["Full", "Fresh", "Augmented"])
+def test_a_control_is_the_loop_with_new_real_images_for_every_synthetic_one(folder):
+    real, constants = numbered(), CONTROLLED[folder]
+    loop = training_set(folder, 1, real, **constants)
+    drawn = [
+        training_set(folder, g, real, seed, control=True, **constants)
+        for g, seed in ((0, 0), (1, 0), (1, 7))
+    ]
+    for data in drawn:
+        kept, origins = split(data)
+        assert origins == [] and balanced(kept.labels) and len(set(numbers(kept))) == 80
+        if folder is not FULL:  # synthetic gives 60, whatever is asked for
+            assert len(data.labels) == len(loop.labels)
+    common = 20 if folder is AUGMENTED else 0
+    if folder is AUGMENTED:  # the fixed part is that of the loop, whatever the control's seed
+        fixed = numbers(split(loop)[0])
+        assert all(numbers(data)[:20] == fixed for data in drawn)
+    new = [set(numbers(data)[common:]) for data in drawn]
+    assert new[0] != new[1] != new[2]
+
+
+def test_a_control_without_enough_real_images_names_the_largest_number():
+    for folder, size, most in ((FRESH, 400, "400"), (AUGMENTED, 380, "380")):
+        sizes = {**CONTROLLED[folder], "N_with_w": size + 1}
+        with pytest.raises(UserError, match=f"no more than {most} to draw from"):
+            training_set(folder, 0, numbered(), control=True, **sizes)
 
 
 MAIN = {name: value for name, value in TINY_MAIN.items() if name != "N_next"}

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from common import train
+from common import storage, train
 from common.data import LabelledImages, load_real
 from common.ddpm import DDPM
 from common.errors import UserError
 from common.seeds import Seeds
-from common.train import train_ddpm
+from common.train import Training, train_ddpm
 from common.unet import ContextUnet
 
 SEEDS = Seeds(5, "tests")
@@ -18,17 +18,18 @@ def data(n=96):
     return load_real("digits").subset(slice(n))
 
 
-def trained(tmp_path, n_epoch=3, images=None, **changes):
+def trained(tmp_path, n_epoch=3, images=None, save_every=0, **changes):
     ddpm = SEEDS.initialised(lambda: DDPM(ContextUnet(1, 8), (1e-4, 0.5), 8))
-    options = {"batch_size": 32, "lrate": 1e-3, "save_every": 0, **changes}
+    options = {"n_epoch": n_epoch, "batch_size": 32, "lrate": 1e-3, **changes}
     losses = train_ddpm(
         ddpm,
         images or data(),
-        n_epoch=n_epoch,
+        Training(**options),
         seeds=SEEDS,
         state_path=tmp_path / "state",
+        losses_path=tmp_path / "losses.csv",
+        save_every=save_every,
         name="test",
-        **options,
     )
     return ddpm, losses
 
@@ -124,3 +125,33 @@ def test_amp_trains_in_bfloat16_to_about_the_same_loss_and_is_off_by_default(tmp
     assert all(parameter.dtype == torch.float32 for parameter in ddpm.parameters())
     assert rounded != losses
     torch.testing.assert_close(rounded, losses, rtol=0.02, atol=0)  # bfloat16: 8 bits, 0.4 %
+
+
+def test_a_number_of_steps_ends_training_within_an_epoch(tmp_path):
+    """7 steps of 3 an epoch: two whole epochs and a third of one, whose losses are tabled."""
+    ddpm, losses = trained(tmp_path / "steps", n_step=7)
+    rows = storage.load_rows(tmp_path / "steps" / "losses.csv")
+    assert [float(row["loss"]) for row in rows] == losses and len(losses) == 3
+    whole, more = trained(tmp_path / "epochs")
+    assert more[:2] == losses[:2] and more[2] != losses[2] and not same(ddpm, whole)
+    again, same_losses = trained(tmp_path / "again", n_step=9)
+    assert same(again, whole) and same_losses == more  # nine steps are three epochs
+
+
+def test_a_training_of_steps_continues_bit_for_bit(tmp_path, monkeypatch):
+    whole, losses = trained(tmp_path / "whole", n_step=7, loss_weight="min_snr")
+    saved, save = [], storage.save
+
+    def stops_when_the_second_epoch_is_saved(value, path):
+        save(value, path)
+        saved.append(path)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, "save", stops_when_the_second_epoch_is_saved)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "stopped", n_step=7, loss_weight="min_snr")
+    continued, ours = trained(tmp_path / "stopped", n_step=7, loss_weight="min_snr")
+    assert same(continued, whole) and ours == losses
+    plain, _ = trained(tmp_path / "plain", n_step=7)
+    assert not same(plain, whole)

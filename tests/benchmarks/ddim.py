@@ -18,7 +18,7 @@ from common.fid import calculate_frechet_distance, feature_statistics
 from common.lenet import extract_mnist_features, train_lenet
 from common.sample import generate_samples
 from common.seeds import Seeds
-from common.train import train_ddpm
+from common.train import Training, train_ddpm
 from common.unet import ContextUnet
 
 N_FEAT, N_T = 8, 500
@@ -38,11 +38,10 @@ def main():
     losses = train_ddpm(
         ddpm,
         real,
-        n_epoch=N_EPOCH,
-        batch_size=128,
-        lrate=1e-3,
+        Training(N_EPOCH, batch_size=128, lrate=1e-3),
         seeds=seeds,
         state_path=folder / "state",
+        losses_path=folder / "losses.csv",
         save_every=1e9,
         name="training",
     )

@@ -33,7 +33,7 @@ from common.prdc import compute_prdc_slice, nearest_radii
 from common.sample import CPU_ROWS, balanced_labels, ddpm_chain, fast_eps, generate_samples
 from common.seeds import Seeds
 from common.settings import PRDC_K
-from common.train import train_ddpm
+from common.train import Training, train_ddpm
 from common.unet import ContextUnet
 
 THREADS = 2
@@ -121,11 +121,10 @@ def trained(ddpm, data, n_epoch=1):
         return train_ddpm(
             ddpm,
             data,
-            n_epoch=n_epoch,
-            batch_size=128,
-            lrate=1e-4,
+            Training(n_epoch, batch_size=128, lrate=1e-4),
             seeds=SEEDS,
             state_path=Path(folder) / "state",
+            losses_path=Path(folder) / "losses.csv",
             save_every=1e9,
             name="training",
         )
