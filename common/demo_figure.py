@@ -1,53 +1,87 @@
-"""The summary figure of jacobian/demo.py: strips, FID, PRDC and the spectrum on one page."""
+"""The summary figure of jacobian/demo.py, and what happened in the demo, in words."""
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from common import anchors, plots, storage
 from common.run import Run, load_images
-from common.spectrum import STATISTICS
 
-PRIMARY = "posterior_variance"
+FREE_END = 100  # the smallest singular values, of directions in which the model is uncertain
 
 
-def save(folder, w=0):
-    """Writes summary.png for a finished run with spectra; returns its path."""
-    run = Run(folder, w)
-    rows, arrays = run.metrics(), anchors.load(run.table("spectra", "npz"))
+def save(folder, controls, w=0):
+    """Writes summary.png for a finished loop and its control loops (folders), all with spectra;
+    returns its path and two or three sentences of computed numbers."""
+    run, beside = Run(folder, w), [Run(control, 0) for control in controls]
+    rows, (floor,) = run.metrics(), storage.load_rows(run.table("floor"))
+    real = [row for control in beside for row in control.metrics() if row["generation"] >= 0]
     strips = {row["generation"]: load_images(run.strip(row["generation"])).images for row in rows}
-    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
     figure.suptitle("A fully synthetic loop: each generation trains on the previous one's samples")
-    panels = figure.subplots(2, 3)
-    plots.draw_strips(panels[0, 0], strips, "same class and noise")
-    plots.draw_fid(panels[0, 1], rows, "distance from the real data")
-    plots.draw_prdc(panels[0, 2], rows, "quality and diversity")
-    _draw_singular_values(panels[1, 0], arrays)
-    _draw_statistic(panels[1, 1], arrays, PRIMARY)
-    _draw_statistic(panels[1, 2], arrays, "effective_rank")
+    panels = figure.subplot_mosaic("SSFR;SSJJ", width_ratios=(1.2, 1.2, 1, 1))
+    plots.draw_strips(panels["S"], strips, "samples from the same noise, one of each class")
+    for name, key, label in (("F", "fid", "FID"), ("R", "recall", "recall")):
+        _draw_metric(panels[name], rows, real, float(floor[key]), key, label)
+    _draw_free_end(panels["J"], run, beside)
     path = folder / "summary.png"
     storage.save_figure(figure, path)
-    return path
+    return path, _sentences(rows, real, floor)
 
 
-def _draw_singular_values(axes, arrays):
-    values = np.sqrt(arrays["eigenvalues"][:, 0]).mean(axis=1) * arrays["sigma"][0]  # (G, D)
-    names = [plots.generation_name(g) for g in arrays["generations"]]
-    for row, colour, name in zip(values, plots.generation_colours(len(values)), names, strict=True):
-        axes.plot(np.arange(1, len(row) + 1), row, color=colour, label=name)
-    title = f"spectrum at t = {arrays['t'][0]} of {arrays['n_T']}"
-    axes.axhline(1, color="black", ls="--", lw=1)
-    axes.set(title=title, xlabel="index", ylabel="singular value of $\\sigma J$")
-    axes.legend(fontsize=7, title="generation", title_fontsize=7)
+def _draw_metric(axes, rows, real, floor, key, label):
+    band = [row[key] for row in real]
+    axes.axhspan(min(band), max(band), color="0.85", label=f"{len(band)} control models")
+    plots.draw_floor(axes, floor, "black", "real images")
+    values = [row[key] for row in rows]
+    axes.plot([row["generation"] for row in rows], values, color=plots.ORANGE, marker="o")
+    axes.set(title=label, ylim=(0, None if key == "fid" else 1.05))
+    plots.generation_axis(axes, rows)
+    axes.set_xlabel("generation")
+    axes.legend(fontsize=7)
+
+
+def _draw_free_end(axes, run, controls):
+    """The smallest singular values of sigma J, mean over the anchors."""
+
+    def curves(of):
+        arrays = anchors.load(of.table("spectra", "npz"))
+        values = np.sqrt(arrays["eigenvalues"][:, 0]).mean(axis=1) * arrays["sigma"][0]
+        return arrays, dict(zip(arrays["generations"].tolist(), values[:, -FREE_END:], strict=True))
+
+    arrays, ours = curves(run)
+    real = np.stack([row for of in controls for g, row in curves(of)[1].items() if g >= 0])
+    index = np.arange(arrays["eigenvalues"].shape[-1])[-FREE_END:] + 1
+    axes.fill_between(index, real.min(axis=0), real.max(axis=0), color="0.85", label="controls")
+    for (g, row), colour in zip(ours.items(), plots.generation_colours(len(ours)), strict=True):
+        axes.plot(index, row, color=colour, label=plots.generation_name(g))
+    axes.set(
+        title=f"the {FREE_END} smallest singular values of $\\sigma_t J$, "
+        f"t = {arrays['t'][0]} of {arrays['n_T']}",
+        xlabel="index (1: largest)",
+        ylabel="singular value",
+        yscale="log",
+    )
+    axes.legend(fontsize=7, ncols=3, loc="lower left")
     axes.grid(alpha=0.3)
 
 
-def _draw_statistic(axes, arrays, name):
-    values = anchors.statistics(arrays)[name][:, 0]  # (G, A)
-    generations = arrays["generations"]
-    for anchor in values.T:
-        axes.plot(generations, anchor, color="0.75", lw=0.8)
-    axes.plot(generations, values.mean(axis=1), color=plots.ORANGE, marker="o", label="mean")
-    axes.plot([], [], color="0.75", label="one anchor")
-    axes.set(title=STATISTICS[name], ylabel=name.replace("_", " "))
-    axes.legend(fontsize=8)
-    plots.generation_axis(axes, [{"generation": int(g)} for g in generations])
+def _sentences(rows, real, floor):
+    first, last = rows[0], rows[-1]
+
+    def span(key, digits):
+        values = [row[key] for row in real]
+        return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+    rose = "rose" if last["fid"] > first["fid"] else "fell"
+    fell = "fell" if last["recall"] < first["recall"] else "rose"
+    return (
+        f"In {last['generation'] + 1} generations without real images FID {rose} from "
+        f"{first['fid']:.0f} to {last['fid']:.0f} and recall {fell} from {first['recall']:.2f} to "
+        f"{last['recall']:.2f}; {len(real)} models that were trained on real images instead have "
+        f"FID {span('fid', 0)} and recall {span('recall', 2)}, and {floor['N']} real images have "
+        f"FID {float(floor['fid']):.1f}.\n"
+        f"The initial model puts {100 * first['accuracy']:.0f} % of its samples into the class "
+        f"that was asked for, the last one {100 * last['accuracy']:.0f} %.\n"
+        "One loop is one observation: it does not show whether the spectrum is earlier than FID. "
+        "For that see “Was it earlier than FID?” in the README."
+    )

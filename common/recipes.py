@@ -9,7 +9,7 @@ _CPU = {
     "n_feat": 16,
     "n_step": 1000,
     "batch_size": 32,
-    "lrate": 2e-3,
+    "lrate": 4e-3,
     "loss_weight": "min_snr",
     "sampler": "ddim",
     "sample_steps": 25,

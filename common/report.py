@@ -6,9 +6,10 @@ A folder with loops of several guidance weights has report_w{w}.html for each, a
 import json
 import re
 import time
+from pathlib import Path
 from urllib.parse import quote
 
-from common import elements, run, storage
+from common import elements, recipes, run, storage
 from common.run import Run
 from common.seeds import INITIAL
 from common.settings import number_text
@@ -77,7 +78,7 @@ def comparison(folders, w):
         parts.append(elements.figure(overlay, "Statistics of all runs over the generations"))
         for name, of in runs.items():
             parts += [f"<h2>{elements.escaped(name)}</h2>", f"<p>{elements.escaped(of.folder)}</p>"]
-            parts += [_metrics_table(of.metrics()), *_spectra(of)]
+            parts += [_metrics_table(of), *_spectra(of)]
         storage.save_text(elements.document("Runs compared", parts), path)
         return path
     except Exception as error:
@@ -114,7 +115,7 @@ def _page(of, stopped):
     if record:
         parts += [_status(of, record, rows, stopped), *_what_was_run(name, record)]
     if rows:
-        parts += ["<h2>Metrics</h2>", *elements.curves({"": rows}), _metrics_table(rows)]
+        parts += ["<h2>Metrics</h2>", *elements.curves({"": rows}), _metrics_table(of)]
         parts += [
             "<h2>Generations</h2>",
             '<p class="browse"><label for="slider">Generation (the arrow keys work too)</label>'
@@ -163,18 +164,33 @@ def _what_was_run(scenario, record):
     return [
         "<h2>What was run</h2>",
         f"<p>{elements.escaped(_formula(scenario, record['constants']))}</p>",
+        f"<p>{elements.escaped(_recipe(record))}</p>",
         f"<p>Seed {elements.escaped(seed)}, device {elements.escaped(device)}.</p>",
         f"<details><summary>Constants, versions, inputs</summary>{table}</details>",
     ]
+
+
+def _recipe(record):
+    """The recipe that was named and where the run differs from it."""
+    name = record.get("recipe")
+    if name is None:
+        return "No recipe was named: each constant is in the list below."
+    constants = _constants(record)
+    script = Path(record["folder"]) / "main.py"
+    meant = recipes.overrides(name, script, constants)
+    others = [f"{key} = {constants[key]} (recipe: {value})" for key, value in meant.items()]
+    others = [text for text, key in zip(others, meant, strict=True) if constants[key] != meant[key]]
+    return f"Recipe {name}, " + (f"but {', '.join(others)}." if others else "without changes.")
 
 
 def _formula(scenario, constants):
     """The training set of generation g, with S(g−1) the previous generation's samples."""
     get, before = constants.get, "S(g−1)"
     if scenario.endswith("control"):
-        text = f"{get('N_next'):,} real images, drawn anew"
+        text = _control_formula(scenario, get)
     elif scenario.startswith("Fresh"):
-        kind = "never used before" if get("resample_real") else "always the same"
+        kind = "drawn anew" if get("resample_real") == "redraw" else "never used before"
+        kind = kind if get("resample_real") else "always the same"
         text = f"{get('N_with_w'):,} of {before} ∪ {get('N_real'):,} real images, {kind}"
     elif scenario.startswith("Augmented"):
         before = "each of S(−1), …, S(g−1)" if get("accumulate") else before
@@ -185,6 +201,13 @@ def _formula(scenario, constants):
         f"Generation g is trained on {text}; S(g) are samples of generation g's model, S(−1) those "
         "of the initial one, which was trained on real images only."
     )
+
+
+def _control_formula(scenario, get):
+    if scenario.startswith("Augmented"):
+        return f"the same {get('N_real'):,} real images ∪ {get('N_with_w'):,} others, drawn anew"
+    n = get("N_with_w") + get("N_real") if scenario.startswith("Fresh") else get("N_next")
+    return f"{n:,} real images, drawn anew"
 
 
 def _overview(metrics, links):
@@ -203,11 +226,23 @@ def _numbers(row):
     return [elements.number(row.get(metric)) for metric in elements.METRICS]
 
 
-def _metrics_table(rows):
-    body = [
-        [elements.generation_name(row["generation"]), row["N_eval"], *_numbers(row)] for row in rows
-    ]
-    return elements.table(["generation", "samples", *elements.METRICS.values()], body)
+def _metrics_table(of):
+    """The metrics of the evaluation samples; then, for w > 0, of the guided samples that the next
+    generation trains on; then of real images, the least that samples can reach."""
+    head, body = ["generation", "images", *elements.METRICS.values(), "class accuracy"], []
+    for kind in ("", "_guided"):
+        for row in of.metrics():
+            if f"fid{kind}" in row:
+                name = elements.generation_name(row["generation"])
+                n = row["N_guided"] if kind else row["N_eval"]
+                found = {metric: row.get(f"{metric}{kind}") for metric in elements.METRICS}
+                right = elements.number(row.get(f"accuracy{kind}"))
+                name += f", guided, w = {number_text(of.w)}" if kind else ""
+                body.append([name, int(n), *_numbers(found), right])
+    for row in storage.load_rows(of.table("floor")):
+        found = {metric: float(row[metric]) for metric in elements.METRICS}
+        body.append([f"real: {row['real']}", row["N"], *_numbers(found), "–"])
+    return elements.table(head, body)
 
 
 def _browser(of, row):
@@ -275,8 +310,13 @@ def _commands(of, record):
 
 def _constants(record):
     """Every constant of a run's record, those that may change as they are now."""
-    free = ("generation_number", "max_c", "save_every")
-    return {**record["constants"], **{name: record[name] for name in free if name in record}}
+    return {**record["constants"], **_free(record)}
+
+
+def _free(record):
+    """The constants that may change when a run continues, as they are now."""
+    names = ("generation_number", "max_c", "save_every")
+    return {name: record[name] for name in names if name in record}
 
 
 def _command(script, constants):

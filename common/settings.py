@@ -84,7 +84,6 @@ RULES = {
     ),
     "n_epoch": _whole(1),
     "n_step": _whole(0),
-    "warmup": _whole(0),
     "loss_weight": _one_of("plain", "min_snr"),
     "batch_size": _whole(1),
     "lrate": _number(lambda rate: rate > 0, "a number above 0"),

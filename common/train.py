@@ -19,7 +19,6 @@ class Training:
     batch_size: int
     lrate: float
     n_step: int = 0
-    warmup: int = 0
     loss_weight: str = "plain"
     amp: bool = False
 
@@ -33,17 +32,13 @@ class Training:
         per_epoch = -(-n_images // self.batch_size)
         return self.n_step or self.n_epoch * per_epoch, per_epoch
 
-    def rate(self, epoch, n_epoch, step):
-        """The learning rate in `step`, counted over all epochs from 0: it falls linearly, epoch by
-        epoch, from lrate to lrate / n_epoch, after a rise over the first `warmup` steps."""
-        return self.lrate * (1 - epoch / n_epoch) * min(1, (step + 1) / max(1, self.warmup))
-
 
 def train_ddpm(ddpm, data, training, *, seeds, state_path, losses_path, save_every, name):
     """Trains `ddpm` in place on `data` (both on one device); returns the mean loss of each epoch.
 
     Adam, for training.n_step steps or, where that is 0, n_epoch passes over the data; the last
-    epoch ends where the steps do. Every `save_every` seconds the epoch's end is saved in
+    epoch ends where the steps do. The learning rate falls linearly, epoch by epoch, from lrate to
+    lrate / (number of epochs). Every `save_every` seconds the epoch's end is saved in
     `state_path`, where a later call goes on: each epoch draws its own random numbers, so the
     result is the same. losses_path: a table of the losses, which grows on the way. Several
     processes share each batch. UserError when a loss is not finite.
@@ -92,13 +87,13 @@ def _trained(
     progress = Progress(name, n_step, "step", done=step, shown=first)
     progress.saved(f"{len(epoch_losses)} of {n_epoch} epochs")
     for epoch in range(len(epoch_losses), n_epoch):
+        for group in optimizer.param_groups:
+            group["lr"] = training.lrate * (1 - epoch / n_epoch)
         order = seeds.torch_generator("order", epoch)
         noise = seeds.torch_generator("noise", epoch, device)
 
         losses = []  # stays on the device: reading it after every step would stop the GPU
         for x_0, c in batches(data, training.batch_size, order):
-            for group in optimizer.param_groups:
-                group["lr"] = training.rate(epoch, n_epoch, step)
             part, weight = processes.share(len(c))
             with torch.autocast(device, torch.bfloat16, enabled=training.amp):
                 loss = weight * network(x_0, c, noise, part, training.loss_weight)

@@ -1,15 +1,18 @@
-"""The whole project in a few minutes on a CPU: a fully synthetic loop on the built-in digits, the
-Jacobian spectra of its models, and one summary figure.
+"""The whole project in a few minutes on a CPU: a fully synthetic loop on the built-in digits beside
+control models that only ever see real digits, their Jacobian spectra, and one summary figure.
 
     python jacobian/demo.py
 
-Runs the real scripts with small overrides, printed so that they can be repeated by hand, and
-writes jacobian/demo/summary.png beside all that the scripts write. A stopped demo continues.
+Runs the real scripts, with their commands printed so that they can be repeated by hand, and writes
+jacobian/demo/summary.png beside all that the scripts write. A stopped demo continues.
 """
 
+import argparse
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,31 +21,61 @@ sys.path.insert(0, str(ROOT))
 from common import demo_figure
 
 FOLDER = ROOT / "jacobian" / "demo"
-MODEL = "--dataset digits --n_feat 16 --n_T 40 --beta2 0.25 --batch_size 32 --lrate 0.002"
-STEPS = [
-    f"FullSynthetic/DDPM-MNIST/initialmain.py {MODEL} --n_epoch 30 --N_with_w 400",
-    f"FullSynthetic/DDPM-MNIST/main.py {MODEL} --n_epoch 30 --N_next 400 --N_eval 300"
-    " --generation_number 5",
-    "jacobian/spectra.py --dataset digits --n_anchors 10 --timesteps 100",
-    "jacobian/compare.py",
-    "jacobian/detect.py",
-]
-FOLDER_CONSTANT = ["--save_dirs", "--save_dir", "--run_dir", "--runs", "--runs"]
+SHORTER = "--n_step 500 --N_eval 500 --N_ref 500"  # than the recipe: half the steps and images
+RECIPE = f"--recipe laptop {SHORTER}"
+MAIN = f"FullSynthetic/DDPM-MNIST/main.py {RECIPE} --N_next 500 --save_dir {FOLDER}"
+SPECTRA = "jacobian/spectra.py --n_anchors 10 --timesteps 50 --run_dir"
+CONTROLS = [FOLDER / "control_seed1", FOLDER / "control_seed2"]
+
+
+def run(command, label=None):
+    """Runs a script; with a label it has one thread, and each line that it prints has the label."""
+    print(f"\n$ python {command}", flush=True)
+    words = [sys.executable, *command.split()]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"} if label else None
+    with subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env=one_thread,
+        text=True,
+        stdout=subprocess.PIPE if label else None,
+        stderr=subprocess.STDOUT if label else None,
+    ) as process:
+        for line in process.stdout or ():
+            print(f"{label} | {line}", end="", flush=True)
+    if process.returncode != 0:
+        sys.exit(f"{command} ended with status {process.returncode}: see above")
+
+
+def loop():
+    run(f"{MAIN} --generation_number 3", "loop    ")
+    run(f"{SPECTRA} {FOLDER}", "loop    ")
+
+
+def controls():
+    for folder in CONTROLS:
+        seed = folder.name.removeprefix("control_seed")
+        run(f"{MAIN} --generation_number 2 --control True --seed {seed}", "controls")
+        run(f"{SPECTRA} {folder}", "controls")
 
 
 def main():
     started = time.monotonic()
-    for step, folder_constant in zip(STEPS, FOLDER_CONSTANT, strict=True):
-        script, *words = step.split()
-        words += [folder_constant, str(FOLDER)]
-        print(f"\n$ python {script} {' '.join(words)}", flush=True)
-        done = subprocess.run([sys.executable, str(ROOT / script), *words])
-        if done.returncode != 0:
-            sys.exit(done.returncode)
-    path = demo_figure.save(FOLDER)
+    print(f"Recipe laptop, shortened by {SHORTER}, and training sets of 500 images.")
+    first = f"FullSynthetic/DDPM-MNIST/initialmain.py {RECIPE} --N_real 500 --N_with_w 500"
+    run(f"{first} --save_dirs {FOLDER}")
+    with ThreadPoolExecutor() as pool:  # two processes with a thread each do more than one with two
+        for chain in [pool.submit(loop), pool.submit(controls)]:
+            chain.result()
+    run(f"jacobian/compare.py --runs {FOLDER}")
+    run(f"jacobian/detect.py --runs {FOLDER} --controls {' '.join(map(str, CONTROLS))}")
+    path, said = demo_figure.save(FOLDER, CONTROLS)
     minutes = (time.monotonic() - started) / 60
-    print(f"\nThe demo took {minutes:.1f} minutes. Open {path}")
+    print(f"\n{said}\n\nThe demo took {minutes:.1f} minutes. Open {path}")
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

@@ -28,7 +28,6 @@ n_epoch = 60  # passes over the training set
 n_step = 0  # training steps; 0: as many as n_epoch passes take
 batch_size = 128  # images per training step
 lrate = 3e-5  # learning rate at the start; falls linearly to 0
-warmup = 0  # steps in which the learning rate rises first
 loss_weight = "plain"  # "plain", or "min_snr": errors at small t weigh less
 amp = False  # True: train in bfloat16, faster on recent GPUs
 n_T = 500  # denoising steps
