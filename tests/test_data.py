@@ -167,10 +167,16 @@ def test_a_balanced_sample_has_different_images_with_their_labels():
         assert counts.max() - counts.min() <= 1
 
 
-def test_a_sample_of_all_images_is_the_data_and_of_nearly_all_an_error():
+def test_a_sample_of_all_images_is_the_data_and_of_nearly_all_has_what_there_is():
     assert data.balanced_sample(IMAGES, len(LABELS), generator()) is IMAGES
-    with pytest.raises(UserError, match="121 images are needed, but there are 120"):
-        data.balanced_sample(IMAGES, 121, generator())
+    nearly = data.balanced_sample(IMAGES, len(LABELS) - 3, generator())
+    kept = {image.numpy().tobytes() for image in nearly.images}
+    assert len(nearly.labels) == len(LABELS) - 3 and len(kept) == len(nearly.labels)
+    balanced = data.balanced_sample(IMAGES, 120, generator())  # ten of the smallest class's size
+    assert torch.equal(nearly.images[:120], balanced.images)
+    assert torch.bincount(balanced.labels).tolist() == [12] * 10
+    with pytest.raises(UserError, match=f"no more than {len(LABELS)} to draw from"):
+        data.drawn_anew(IMAGES, len(LABELS) + 1, generator())
 
 
 # Batches

@@ -70,7 +70,7 @@ def training_set_of(folder):
 
 
 @functools.cache
-def _feature_network():
+def feature_network():
     return train_lenet(load_real("digits"), Seeds(0, "tests"), n_step=200).state_dict()
 
 
@@ -78,7 +78,7 @@ def initialmain(save_dir, folder=FULL, **changes):
     """initialmain.py in this process, with a feature network that is trained for 200 steps only."""
     path = Path(save_dir) / "prmodel.pth"
     if not path.exists():
-        storage.save(_feature_network(), path)
+        storage.save(feature_network(), path)
     changes = {**TINY_INITIAL, "save_dirs": [Path(save_dir)], **changes}
     loop.initialmain(training_set_of(folder), constants_of(folder / "initialmain.py", **changes))
 
