@@ -10,6 +10,7 @@ import ast
 import difflib
 import io
 import math
+import os
 import sys
 import tempfile
 import tokenize
@@ -268,7 +269,7 @@ def _converted(name, text, default):
 def _resolved(value, folder):
     if isinstance(value, (list, tuple)):
         return [_resolved(part, folder) for part in value]
-    return folder / Path(value).expanduser()
+    return Path(os.path.normpath(folder / Path(value).expanduser()))
 
 
 def _why_unwritable(folder):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import FULL as FOLDER
 from tiny import (
+    ROOT,
     TINY_INITIAL,
     TINY_MAIN,
     constants_of,
@@ -368,6 +369,16 @@ def test_a_control_is_made_once_and_is_the_same_whatever_the_weights(initial, tm
     main(other, **control, seed=4)
     ours, theirs = found, hashes(other / "control_seed4")
     assert {k: v for k, v in ours.items() if k != "weights.png"} == theirs
+
+
+def test_what_grows_has_no_control(tmp_path):
+    folder = ROOT / "AugmentedSynthetic" / "DDPM-MNIST"
+    changes = {k: v for k, v in TINY_MAIN.items() if k != "N_next"}
+    constants = constants_of(
+        folder / "main.py", **changes, control=True, accumulate=True, save_dir=tmp_path
+    )
+    with pytest.raises(SystemExit, match="accumulate = True has no control"):
+        loop.main(training_set_of(folder), constants)
 
 
 def test_controls_that_start_together_do_not_collide(initial, tmp_path):

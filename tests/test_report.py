@@ -17,7 +17,7 @@ from test_detection import a_loop
 from test_faults import TINY_SPECTRA
 from tiny import FULL, ROOT, TINY_MAIN, constants_of, copied, initialmain, main, training_set_of
 
-from common import anchors, comparison, detection, elements, loop, report, stages, storage
+from common import anchors, comparison, detection, elements, loop, recipes, report, stages, storage
 from common.errors import UserError
 from common.run import Run
 from common.seeds import INITIAL
@@ -141,6 +141,17 @@ def test_its_commands_make_the_same_run(finished):
             "5,000 of S(g−1) ∪ 1,000 real images, always the same",
         ),
         (
+            "Fresh",
+            {"N_with_w": 900, "N_real": 100, "resample_real": "redraw"},
+            "900 of S(g−1) ∪ 100 real images, drawn anew",
+        ),
+        ("Fresh control", {"N_with_w": 900, "N_real": 100}, "1,000 real images, drawn anew"),
+        (
+            "AugmentedSynthetic control",
+            {"N_with_w": 500, "N_real": 400},
+            "the same 400 real images ∪ 500 others, drawn anew",
+        ),
+        (
             "AugmentedSynthetic",
             {"N_with_w": 60000, "N_real": 60000, "accumulate": True},
             "60,000 real images, always the same ∪ 60,000 of each of S(−1), …, S(g−1);",
@@ -149,6 +160,31 @@ def test_its_commands_make_the_same_run(finished):
 )
 def test_the_training_set_is_stated_as_a_formula(scenario, constants, formula):
     assert f"Generation g is trained on {formula}" in report._formula(scenario, constants)
+
+
+def test_the_recipe_is_named_with_what_differs_from_it():
+    script = FULL / "main.py"
+    constants = vars(constants_of(script))
+    meant = recipes.overrides("laptop", script, constants)
+    kept = {k: v for k, v in {**constants, **meant}.items() if k != "save_every"}
+    record = {"folder": "FullSynthetic/DDPM-MNIST", "constants": kept, "save_every": 0}
+    assert report._recipe(record).startswith("No recipe was named")
+    assert report._recipe({**record, "recipe": "laptop"}) == "Recipe laptop, without changes."
+    changed = {**record, "recipe": "laptop", "constants": {**kept, "n_feat": 32}}
+    assert report._recipe(changed) == "Recipe laptop, but n_feat = 32 (recipe: 16)."
+
+
+def test_the_table_has_guided_samples_and_the_floor(finished, tmp_path):
+    page = Page(finished / "report.html")
+    (floor,) = storage.load_rows(finished / "floor_w0.csv")
+    assert "real: test images" in page.text and f"{float(floor['fid']):.4g}" in page.text
+    assert "guided" not in page.text
+    folder = copied(finished, tmp_path / "run")
+    rows = Run(folder, 0).metrics()
+    guided = [{**row, "N_guided": 45, "fid_guided": 12.5, "accuracy_guided": 0.5} for row in rows]
+    Run(folder, 0).save_metrics(guided)
+    report.write(folder, 0)
+    assert "initial, guided, w = 0" in Page(folder / "report.html").text
 
 
 # Runs that are not complete
