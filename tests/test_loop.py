@@ -297,7 +297,7 @@ def test_init_from_previous_continues_the_weights(initial, finished, tmp_path):
 def test_every_generation_trains_on_the_samples_of_the_one_before(finished):
     real, files = load_real("digits"), Run(finished, 0)
     training_set = training_set_of(FOLDER)
-    constants = type("Constants", (), {"control": False, "N_real": 60000})
+    constants = type("Constants", (), {"control": False, "N_real": 60000, "N_next": 70})
 
     def synthetic(generation):
         return run.load_images(files.samples(generation))
@@ -307,6 +307,9 @@ def test_every_generation_trains_on_the_samples_of_the_one_before(finished):
         data = training_set(generation, real, synthetic, constants, None)
         assert torch.equal(data.images, synthetic(generation - 1).images)
         assert torch.equal(data.labels, synthetic(generation - 1).labels)
+    constants.N_next = 30  # generation 0 takes no more than the later ones, whatever there is
+    data = training_set(0, real, synthetic, constants, None)
+    assert torch.equal(data.images, synthetic(INITIAL).images[:30])
 
 
 def test_a_control_loop_trains_on_real_images_in_a_folder_of_its_own(initial, tmp_path):
