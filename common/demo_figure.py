@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common import anchors, plots, storage
-from common.run import Run, load_images
+from common.run import Run, control_rows, load_images
 
 FREE_END = 100  # the smallest singular values, of directions in which the model is uncertain
 
@@ -14,7 +14,7 @@ def save(folder, controls, w=0):
     returns its path and two or three sentences of computed numbers."""
     run, beside = Run(folder, w), [Run(control, 0) for control in controls]
     rows, (floor,) = run.metrics(), storage.load_rows(run.table("floor"))
-    real = [row for control in beside for row in control.metrics() if row["generation"] >= 0]
+    real = control_rows(folder)
     strips = {row["generation"]: load_images(run.strip(row["generation"])).images for row in rows}
     figure = Figure(figsize=(11, 5.6), layout="constrained")
     figure.suptitle("A fully synthetic loop: each generation trains on the previous one's samples")
@@ -29,8 +29,7 @@ def save(folder, controls, w=0):
 
 
 def _draw_metric(axes, rows, real, floor, key, label):
-    band = [row[key] for row in real]
-    axes.axhspan(min(band), max(band), color="0.85", label=f"{len(band)} control models")
+    plots.draw_band(axes, real, key)
     plots.draw_floor(axes, floor, "black", "real images")
     values = [row[key] for row in rows]
     axes.plot([row["generation"] for row in rows], values, color=plots.ORANGE, marker="o")

@@ -84,10 +84,12 @@ def mainall(training_set, constants):
         folder = _loops(training_set, constants, constants.Wall)
         paths = folder.glob("metrics_w*.csv")  # those of other calls of mainall.py too
         weights = sorted(float(path.stem.removeprefix("metrics_w")) for path in paths)
-        rows = {w: Run(folder, w).metrics() for w in weights}
+        rows = {f"w = {number_text(w)}": Run(folder, w).metrics() for w in weights}
         path = folder / "weights.png"
         with storage.lock(path.with_suffix(".lock"), wait=True):  # other weights' loops too
-            storage.save_figure(plots.over_weights(rows, _scenario(constants)), path)
+            storage.save_figure(
+                plots.together(rows, _scenario(constants), run.control_rows(folder)), path
+            )
         print(f"all weights together: {path}")
         report.announce(report.index(folder))
 
@@ -337,7 +339,8 @@ class Loop:
             if storage.intact(self.run.losses(g))
         }
         (least,) = storage.load_rows(self.run.table("floor"))
-        storage.save_figure(plots.fid(rows, title, least), self.run.figure("fid"))
+        controls = run.control_rows(self.run.folder)
+        storage.save_figure(plots.fid(rows, title, least, controls), self.run.figure("fid"))
         storage.save_figure(plots.prdc(rows, title, least), self.run.figure("prdc"))
         storage.save_figure(plots.strips(strips, title), self.run.figure("strip"))
         if losses:

@@ -75,10 +75,12 @@ def draw_strips(axes, rows, title):
     axes.set_yticks(14 + 28 * np.arange(len(rows)), labels=[generation_name(g) for g in rows])
 
 
-def fid(rows, title, floor):
-    """FID over the generations; rows as in metrics_w{w}.csv, floor as in floor_w{w}.csv."""
+def fid(rows, title, floor, controls):
+    """FID over the generations; rows and those of control generations as in metrics_w{w}.csv,
+    floor as in floor_w{w}.csv."""
     figure = Figure(figsize=(5.5, 3.8), layout="constrained")
     axes = figure.subplots()
+    draw_band(axes, controls, "fid")
     draw_fid(axes, rows, title)
     draw_floor(axes, float(floor["fid"]), BLUE, f"{floor['N']} real {floor['real']}")
     axes.legend(fontsize=8)
@@ -115,19 +117,28 @@ def draw_prdc(axes, rows, title):
     generation_axis(axes, rows)
 
 
-def over_weights(runs, title):
-    """FID and PRDC over the generations, a line per guidance weight: {w: rows of its metrics}."""
+def together(runs, title, controls):
+    """FID and PRDC over the generations of several runs: {label: rows of its metrics}, over the
+    band of the rows of `controls`' generations, where there are any."""
     figure = Figure(figsize=(15, 3.4), layout="constrained")
     figure.suptitle(title)
     styles = [(colour, marker) for marker in "os^Dv" for colour in (BLUE, ORANGE, GREEN, PURPLE)]
     for axes, name in zip(figure.subplots(1, 5), ("fid", *PRDC_STYLES), strict=True):
-        for (colour, marker), (w, rows) in zip(styles, runs.items(), strict=False):
-            axes.plot(*_series(rows, name), color=colour, marker=marker, ms=4, label=f"w = {w:g}")
+        draw_band(axes, controls, name)
+        for (colour, marker), (label, rows) in zip(styles, runs.items(), strict=False):
+            axes.plot(*_series(rows, name), color=colour, marker=marker, ms=4, label=label)
         axes.set(title="FID" if name == "fid" else name, ylim=(0, None))
         generation_axis(axes, max(runs.values(), key=len))
         axes.set_xlabel("generation")
         axes.legend(fontsize=8)
     return figure
+
+
+def draw_band(axes, controls, name):
+    """Between the least and the most of a metric in rows of control generations."""
+    values = [row[name] for row in controls]
+    if values:
+        axes.axhspan(min(values), max(values), color="0.85", label=f"{len(values)} controls")
 
 
 def losses(curves, title):

@@ -93,6 +93,13 @@ class Run:
         storage.save_rows(named, self.table("metrics"))
 
 
+def control_rows(folder):
+    """The metrics of all generations of the control loops beside a run, without their initial
+    model, which is the run's own."""
+    runs = [Run(path, 0) for path in sorted(folder.glob("control_seed*")) if path.is_dir()]
+    return [row for of in runs for row in of.metrics() if row["generation"] != INITIAL]
+
+
 def load_ddpm(path, made_by="initialmain.py"):
     """The DDPM in a checkpoint, in eval mode on this machine's device."""
     return _network(ddpm, path, made_by).to(processes.device())
