@@ -2,10 +2,9 @@
 
     python tests/benchmarks/spectrum.py
 
-The network (n_feat = 32) is first trained for a minute on the built-in digits, because how fast the
-iterations converge depends on the spectrum. The textbook code gets it in eval mode with parameters
-that need no gradient; ours the `frozen` copy. Repeats are interleaved, so that other work on the
-machine hits all alike, and their medians compared.
+The network (n_feat = 32) is first trained for a minute on the built-in digits. The textbook code
+gets it in eval mode with parameters that need no gradient; ours the `frozen` copy. Repeats are
+interleaved, so that other work on the machine hits all alike, and their medians compared.
 """
 
 import os
@@ -20,7 +19,7 @@ import textbook_spectrum
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from common import spectrum
+from common import posterior, spectrum
 from common.data import batches, load_real
 from common.ddpm import DDPM
 from common.unet import ContextUnet, frozen
@@ -28,8 +27,6 @@ from common.unet import ContextUnet, frozen
 N_FEAT = 32
 N_EPOCH = 4  # of 1,500 digits
 T = 100  # of 500
-K = 5  # eigenvalues
-N_ITERATIONS = 30  # of the power iteration, for each
 REPEATS = 5
 THREADS = 2
 
@@ -68,6 +65,12 @@ def main():
     eps = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(1))
     anchor = textbook.noised(data.images[:1].float() / 255, eps, t), t, c
 
+    sigma = ours.sqrtmab[t].double().numpy()
+    of_class = data.images[data.labels == c]
+    directions = posterior.principal_directions(of_class, 20)
+    J = spectrum.jacobian(ours.eps, *anchor)
+    eigenvalues = spectrum.eigenvalues(J)
+
     results, seconds = seconds_of(
         {
             "textbook, loop": lambda: textbook_spectrum.full_spectrum(textbook.eps, *anchor),
@@ -76,12 +79,9 @@ def main():
             ),
             "jacobian": lambda: spectrum.jacobian(ours.eps, *anchor),
             "full": lambda: spectrum.eigenvalues(spectrum.jacobian(ours.eps, *anchor))[0],
-            "textbook, power iteration": lambda: textbook_spectrum.power_iteration(
-                textbook.eps, *anchor, K, N_ITERATIONS
-            ),
-            "top": lambda: spectrum.top_eigenvalues(ours.eps, *anchor, K, seed=0),
-            "top, tol 1e-3": lambda: spectrum.top_eigenvalues(
-                ours.eps, *anchor, K, seed=0, tol=1e-3
+            "posterior": lambda: posterior.posterior_statistics(J, sigma, eigenvalues),
+            "tangent": lambda: posterior.tangent_statistics(
+                ours.eps, *anchor, eps, sigma, directions
             ),
         }
     )
@@ -94,28 +94,15 @@ def main():
         error = np.abs(results[name] / exact - 1).max()
         print(f"  {name:44s}{seconds[name]:8.3f} s   relative difference {error:.0e}")
     print(f"  {'  of which J':44s}{seconds['jacobian']:8.3f} s")
-    print(f"\n{K} largest eigenvalues")
-    error = np.abs(np.array(results["textbook, power iteration"]) / exact[:K] - 1).max()
-    print(
-        f"  {'textbook, power iteration':44s}{seconds['textbook, power iteration']:8.3f} s   "
-        f"relative difference {error:.0e}, {N_ITERATIONS} iterations each"
-    )
-    for name in ("top", "top, tol 1e-3"):
-        top = results[name]
-        assert top.converged
-        error = np.abs(top.values / exact[:K] - 1).max()
-        print(
-            f"  {name:44s}{seconds[name]:8.3f} s   relative difference {error:.0e}, "
-            f"{top.iterations} iterations of {K} vectors"
-        )
+    print("\nbeside J and its spectrum, statistics of the posterior covariance")
+    print(f"  {'posterior_statistics, from the same J':44s}{seconds['posterior']:8.3f} s")
+    print(f"  {'tangent_statistics, without J':44s}{seconds['tangent']:8.3f} s")
     print()
     for name, other, target in (
         ("full", "textbook, loop", 0.25),
         ("full", "textbook, loop with a forward pass per row", 0.25),
-        ("full", "textbook, power iteration", 1),
-        ("top", "textbook, power iteration", 1),
-        ("top", "full", 1 / 3),
-        ("top, tol 1e-3", "full", 1 / 3),
+        ("posterior", "full", 0.25),
+        ("tangent", "full", 0.1),
     ):
         ratio = seconds[name] / seconds[other]
         print(f"{name} / {other}: {ratio:.2f} (target: at most {target:.2f})")

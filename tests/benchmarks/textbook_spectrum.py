@@ -16,21 +16,3 @@ def full_spectrum(eps, x_t, t, c, forward_per_row=False):
             y = eps(x_t, t, c).flatten()
         rows.append(torch.autograd.grad(y[i], x_t, retain_graph=not forward_per_row)[0].flatten())
     return torch.linalg.svdvals(torch.stack(rows).double()).square().numpy()
-
-
-def power_iteration(eps, x_t, t, c, k, n_iterations):
-    """k eigenvalues of J^T J, largest first: each by power iteration orthogonal to those before."""
-    _, vjp = torch.func.vjp(lambda x: eps(x, t, c), x_t)
-    generator = torch.Generator().manual_seed(0)
-    values, vectors = [], []
-    for _ in range(k):
-        v = torch.randn(x_t.shape, generator=generator)
-        for _ in range(n_iterations):
-            for found in vectors:
-                v = v - (found * v).sum() * found
-            v = v / v.norm()
-            _, Jv = torch.func.jvp(lambda x: eps(x, t, c), (x_t,), (v,))
-            (v,) = vjp(Jv)
-        values.append(v.norm().item())
-        vectors.append(v / v.norm())
-    return values
