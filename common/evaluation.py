@@ -31,14 +31,15 @@ def reference(real, lenet, n_ref, path, key):
     against different ones could not be compared.
     """
     key = {**key, "N_ref": n_ref} if n_ref else key
+    chosen = _balanced(real, n_ref) if n_ref else slice(None)
     with storage.lock(path.with_suffix(".lock"), wait=True):  # other weights' loops too
         if storage.intact(path):
             saved = storage.load(path, "main.py")
             if saved["key"] == key:
                 features, radii = saved["features"], saved["radii"]
-                return Reference(features, features[_balanced(real, n_ref)], radii)
+                return Reference(features, features[chosen], radii)
         features = _features(real.images, lenet, "the real images")
-        compared = features[_balanced(real, n_ref)]
+        compared = features[chosen]
         radii = nearest_radii(compared)
         storage.save({"key": key, "features": features, "radii": radii}, path)
         return Reference(features, compared, radii)

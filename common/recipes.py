@@ -36,7 +36,7 @@ _INITIAL = {
     "Fresh": {"N_real": 1000, "N_with_w": 900},
     "AugmentedSynthetic": {"N_real": 1000, "N_with_w": 500},
 }
-_ANALYSIS = {"n_anchors": 20, "timesteps": [25, 50, 100]}
+_ANALYSIS = {"n_anchors": 20, "timesteps": [50, 100]}
 
 
 def overrides(recipe, script, defaults):
