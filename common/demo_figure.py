@@ -15,11 +15,11 @@ def save(folder, controls, w=0):
     run, beside = Run(folder, w), [Run(control, 0) for control in controls]
     rows, (floor,) = run.metrics(), storage.load_rows(run.table("floor"))
     real = control_rows(folder)
-    strips = {row["generation"]: load_images(run.strip(row["generation"])).images for row in rows}
-    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    strips = {row["generation"]: load_images(run.strip(row["generation"])) for row in rows}
+    figure = Figure(figsize=(11, 5), layout="constrained")
     figure.suptitle("A fully synthetic loop: each generation trains on the previous one's samples")
-    panels = figure.subplot_mosaic("SSFR;SSJJ", width_ratios=(1.2, 1.2, 1, 1))
-    plots.draw_strips(panels["S"], strips, "samples from the same noise, one of each class")
+    panels = figure.subplot_mosaic("SSS;FRJ", height_ratios=(0.8, 1))
+    plots.draw_strips(panels["S"], strips, "samples from the same noise in every row")
     for name, key, label in (("F", "fid", "FID"), ("R", "recall", "recall")):
         _draw_metric(panels[name], rows, real, float(floor[key]), key, label)
     _draw_free_end(panels["J"], run, beside)

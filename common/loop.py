@@ -20,6 +20,7 @@ from common.seeds import INITIAL, Seeds
 from common.settings import number_text
 
 N_TSNE = 10_000  # images of each kind in a t-SNE figure, at most
+N_STRIP = 30  # images in a generation's strip, three of each class
 MOST_OF_THE_REAL = 0.9  # a control that draws more of the real images has hardly a choice
 
 # Constants that only extend or batch a run: they may change when it continues.
@@ -251,15 +252,15 @@ class Loop:
                 self._sample(generation, files, n, self.run.w, "samples")
 
     def sample_evaluation(self, generation):
-        """Samples this generation's images for the metrics, at guidance 0, and its strip: one image
-        of each class, at guidance w, from the same noise in every generation."""
+        """Samples this generation's images for the metrics, at guidance 0, and its strip: images of
+        each class, at guidance w, from the same noise in every generation."""
         files, strip = self.run.evaluation(generation), self.run.strip(generation)
         if not stages.is_done(files, stages.partial(files[0])):
             with self._stage("sampling for evaluation", generation):
                 self._sample(generation, files, self.constants.N_eval, 0, "evaluation")
         if not stages.is_done(strip, stages.partial(strip[0])):
             with self._stage("sampling the strip", generation):
-                self._sample(generation, strip, 10, self.run.w, "strip", INITIAL)
+                self._sample(generation, strip, N_STRIP, self.run.w, "strip", INITIAL)
 
     def _sample(self, generation, files, n, w, stage, noise_of=None):
         seeds = self._seeds(generation if noise_of is None else noise_of)
@@ -332,7 +333,7 @@ class Loop:
         """The figures over the generations."""
         title, rows = self._title(), self.run.metrics()
         generations = [row["generation"] for row in rows]
-        strips = {g: run.load_images(self.run.strip(g)).images for g in generations}
+        strips = {g: run.load_images(self.run.strip(g)) for g in generations}
         losses = {
             g: [float(row["loss"]) for row in storage.load_rows(self.run.losses(g))]
             for g in generations

@@ -57,21 +57,22 @@ def sample_grid(images, labels, title):
 
 
 def strips(rows, title):
-    """One row of images uint8 (C, 1, 28, 28) per generation, {generation: images}, aligned so that
-    each column shows the same class and starting noise in every generation."""
-    figure = Figure(figsize=(6, 0.8 + 0.55 * len(rows)), layout="constrained")
+    """One row of images per generation, {generation: LabelledImages}, aligned so that each column
+    shows the same class and starting noise in every generation."""
+    figure = Figure(figsize=(9, 0.8 + 0.32 * len(rows)), layout="constrained")
     draw_strips(figure.subplots(), rows, title)
     return figure
 
 
 def draw_strips(axes, rows, title):
-    canvas = np.concatenate(
-        [np.concatenate(list(row[:, 0].numpy()), axis=1) for row in rows.values()]
-    )
-    axes.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    columns = min(len(row.labels) for row in rows.values())  # earlier versions made ten
+    canvas = []
+    for row in rows.values():
+        by_class = row.labels[:columns].argsort(stable=True)
+        canvas.append(np.concatenate(list(row.images[by_class, 0].numpy()), axis=1))
+    axes.imshow(np.concatenate(canvas), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set(title=title, xlabel="class", ylabel="generation")
-    columns = len(next(iter(rows.values())))
-    axes.set_xticks(14 + 28 * np.arange(columns), labels=range(columns))
+    axes.set_xticks(28 * columns / 10 * (0.5 + np.arange(10)), labels=range(10))
     axes.set_yticks(14 + 28 * np.arange(len(rows)), labels=[generation_name(g) for g in rows])
 
 

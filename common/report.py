@@ -251,7 +251,7 @@ def _browser(of, row):
     name = f"Generation {elements.generation_name(g)}: FID {row['fid']:.4g}"
     strip = run.load_images(of.strip(g), made_by).images
     samples = run.load_images(of.evaluation(g), made_by).images[:100]
-    what = "ten images, one of each class, from the same noise in every generation"
+    what = "images of each class, from the same noise in every generation"
     pair = elements.pixels(samples, f"{name}, samples") + "<figcaption>Samples, a column per class"
     tsne = elements.image(storage.read(of.figure("tsne", g), made_by), f"{name}, t-SNE")
     return (

@@ -53,7 +53,7 @@ class Run:
         )
 
     def strip(self, generation):
-        """Ten images, one of each class, from the same noise in every generation; their labels."""
+        """Three images of each class, from the same noise in every generation; their labels."""
         return self._path("gen_data_strip", generation), self._path("gen_index_strip", generation)
 
     def training_state(self, generation):
