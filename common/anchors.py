@@ -12,7 +12,7 @@ import torch
 from scipy.sparse.linalg import svds
 from tqdm import tqdm
 
-from common import processes, report, run, spectrum, storage
+from common import processes, provenance, report, run, spectrum, storage
 from common.data import balanced_order, load_real
 from common.errors import UserError, one_line
 from common.run import Run
@@ -52,7 +52,10 @@ def select(dataset, seed, n_anchors, skip=0):
     test, seeds = load_real(dataset, train=False), Seeds(seed, "anchors")
     order = balanced_order(test.labels, seeds.numpy_generator("order"))
     if skip + n_anchors > len(order):
-        raise UserError(f"n_anchors = {n_anchors}, but there are {len(order) - skip} test images")
+        raise UserError(
+            f"{skip + n_anchors} test images are needed, but {dataset} has {len(order)} in equal "
+            "classes"
+        )
     index = order[skip : skip + n_anchors]
     images, labels = test.subset(index)
     return Anchors(images.float() / 255, labels, index, seeds)
@@ -91,11 +94,22 @@ def main(constants):
                     f"no checkpoint of generations {sorted(missing)}: run main.py first"
                 )
             paths = {g: paths[g] for g in paths if g == INITIAL or g in constants.generations}
-        path = Run(constants.run_dir, constants.w).table("spectra", "npz")
+        run_ = Run(constants.run_dir, constants.w)
+        path = run_.table("spectra", "npz")
+        if record := provenance.recorded(run_):
+            constants.dataset = record["constants"]["dataset"]
         with storage.lock(path.with_suffix(".lock")):
             new = measure(paths, path, constants)
-        print(f"{len(new)} of {len(paths)} checkpoints measured, the others were there: {path}")
+        print(f"{_count(len(new), len(paths))} at test images of {constants.dataset}: {path}")
         report.announce(report.write(constants.run_dir, constants.w))
+
+
+def _count(n_new, n_all):
+    if n_new == n_all:
+        return f"all {n_all} checkpoints measured"
+    if n_new == 0:
+        return f"nothing to measure: all {n_all} checkpoints were measured before"
+    return f"{n_new} of {n_all} checkpoints measured, the others before"
 
 
 def measure(paths, path, constants):
@@ -104,16 +118,16 @@ def measure(paths, path, constants):
     A checkpoint that the file holds already (by content) is not measured again. Returns the
     generations that were. UserError when the file was made with other anchors or timesteps.
     """
-    anchors = select(constants.dataset, constants.seed, constants.n_anchors)
-    held_out = select(constants.dataset, constants.seed, N_HELD_OUT, skip=constants.n_anchors)
+    anchors, held_out = _chosen(constants)
     schedule = run.load_ddpm(next(iter(paths.values()))).cpu().sqrtmab
     n_T = len(schedule) - 1
     times = scaled(constants.timesteps, n_T)
     kept = load(path) if storage.intact(path) else {}
     hashes = {generation: storage.sha256(file) for generation, file in paths.items()}
     if kept:
-        for name, ours in (("t", times), ("anchor_index", anchors.index.tolist())):
-            if kept[name].tolist() != ours:
+        ours = {"t": times, "anchor_index": anchors.index.tolist(), "dataset": constants.dataset}
+        for name, value in ours.items():
+            if name in kept and kept[name].tolist() != value:
                 raise UserError(f"{path} has other {name}: move it away, or restore the constants")
     rows = {
         int(generation): {name: kept[name][i] for name in (*PER_GENERATION, "checkpoint_sha256")}
@@ -141,7 +155,9 @@ def measure(paths, path, constants):
             "t": np.array(times),
             "n_T": np.array(n_T),
             "timesteps": np.array(constants.timesteps),
+            "dataset": np.array(constants.dataset),
             "seed": np.array(constants.seed),
+            "n_held_out": np.array(N_HELD_OUT),
             "sigma": sigma.double().numpy(),
             "alphabar": alphabar.double().numpy(),
             "anchor_index": anchors.index.numpy(),
@@ -149,6 +165,18 @@ def measure(paths, path, constants):
         }
         storage.save_arrays(arrays, path)
     return new
+
+
+def _chosen(constants):
+    """The Anchors, and others of the same test images for the denoising loss."""
+    dataset, seed, n_anchors = constants.dataset, constants.seed, constants.n_anchors
+    try:
+        return select(dataset, seed, n_anchors), select(dataset, seed, N_HELD_OUT, skip=n_anchors)
+    except UserError as error:
+        raise UserError(
+            f"n_anchors = {n_anchors} and {N_HELD_OUT} images for the denoising loss: {error}; "
+            "give a smaller n_anchors"
+        ) from error
 
 
 def load(path):

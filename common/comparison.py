@@ -1,41 +1,52 @@
 """Generation 0 against the last: the figures and the table of jacobian/compare.py."""
 
-import numpy as np
-
-from common import anchors, processes, report, spectrum_plots, storage
-from common.errors import UserError, one_line
+from common import anchors, processes, provenance, report, spectrum_plots, storage
+from common.errors import Refusal, UserError, one_line
 from common.run import Run
 from common.seeds import INITIAL
 from common.settings import number_text
 from common.spectrum import log_spectrum_distance
+
+# How a run was made: what compare.py compares, where the rest is the same.
+MADE = ("scenario", "control", "init_from", "seed", "initial_seed", "w", "recipe", "mixture")
+MADE += ("N_train", "N_fixed")
 
 
 @processes.led
 def main(constants):
     """What jacobian/compare.py runs."""
     with one_line():
+        names = [_name(folder) for folder in constants.runs]
+        if len(set(names)) < len(names):
+            raise UserError(f"runs must have different names, not {names}")
+        files = {name: Run(f, constants.w) for name, f in zip(names, constants.runs, strict=True)}
+        loaded = {name: anchors.load(run.table("spectra", "npz")) for name, run in files.items()}
+        _check([provenance.read(run) for run in files.values()])
         runs = {}
-        for folder in constants.runs:
-            run = Run(folder, constants.w)
-            arrays = anchors.load(run.table("spectra", "npz"))
-            runs[_name(folder)] = arrays, anchors.statistics(arrays)
-            _one(run, arrays, runs[_name(folder)][1])
-            report.announce(report.write(folder, constants.w))
-        if len(runs) < len(constants.runs):
-            raise UserError(
-                f"runs must have different names, not {[_name(f) for f in constants.runs]}"
-            )
+        for name, arrays in loaded.items():
+            runs[name] = arrays, anchors.statistics(arrays)
+            _one(files[name], *runs[name])
+            report.announce(report.write(files[name].folder, constants.w))
         if len(runs) > 1:
-            first = next(iter(runs.values()))[0]
-            for name, (arrays, _) in runs.items():
-                for key in ("anchor_index", "t", "n_T"):
-                    if not np.array_equal(arrays[key], first[key]):
-                        raise UserError(f"{name} was measured at other {key} than the first run")
-            home = Run(constants.runs[0], constants.w)
+            home = files[names[0]]
             storage.save_figure(spectrum_plots.statistics(runs, ""), home.figure("overlay"))
             print(f"  {home.figure('overlay')}")
             named = dict(zip(runs, constants.runs, strict=True))
             report.announce(report.comparison(named, constants.w))
+
+
+def _check(found):
+    """Refusal when Provenances were not measured alike: their numbers could not be compared. How
+    the runs were made may differ, and is said."""
+    for other in found[1:]:
+        if text := provenance.difference(found[0], other, MADE):
+            raise Refusal(f"these runs were not measured alike: {text}")
+        made = [
+            f"{name} ({ours}, {theirs})"
+            for name, (ours, theirs) in provenance.differences(found[0], other).items()
+        ]
+        if made:
+            print(f"{_name(found[0].folder)} and {_name(other.folder)}: {', '.join(made)}")
 
 
 def _one(run, arrays, statistics):

@@ -3,15 +3,18 @@
 The statistics are in `onset`; this module reads the runs, judges them and states the verdict.
 """
 
-import numpy as np
+import math
 
-from common import anchors, onset, processes, report, spectrum_plots, storage, streams
+from common import anchors, onset, processes, provenance, report, spectrum_plots, storage, streams
 from common.errors import UserError, one_line
 from common.run import Run
+from common.streams import FID
 
 UNCALIBRATED = (
     "uncalibrated: without control loops a change cannot be told from the recipe or from chance"
 )
+WAYS = {1: "up", -1: "down", 0: "either way"}
+NOT_NORMAL = 0.01  # p-value below which controls are called not Gaussian
 
 
 @processes.led
@@ -19,12 +22,11 @@ def main(constants):
     """What jacobian/detect.py runs."""
     with one_line():
         loops = [streams.load(folder, constants.w) for folder in constants.runs]
-        controls = [streams.load(folder, constants.w) for folder in constants.controls]
-        for other in [*loops, *controls]:
-            if other.names != loops[0].names:
-                raise UserError(
-                    f"{other.folder} was measured at other timesteps than the first run"
-                )
+        controls = [streams.load(folder, 0) for folder in constants.controls]  # they have no w
+        provenance.check_loops([loop.provenance for loop in loops])
+        provenance.check_controls(
+            [loop.provenance for loop in loops], [control.provenance for control in controls]
+        )
         primary = _primary(loops[0], constants)
         home = Run(loops[0].folder, constants.w)
         if len(controls) == 1:
@@ -33,9 +35,11 @@ def main(constants):
             result, calibration = _judged(loops, controls, primary, constants)
         else:
             result, calibration = _uncalibrated(loops, primary), None
+        for text in _remarks(loops, constants.w):
+            result["verdict"] += f"\n{text}"
         names = ("primary", "primary_t", "alpha", "seed")
         result["constants"] = {name: getattr(constants, name) for name in names}
-        storage.save_json(result, home.table("onset", "json"))
+        storage.save_json(_finite(result), home.table("onset", "json"))
         figure = spectrum_plots.onsets(loops, controls, calibration, primary)
         storage.save_figure(figure, home.figure("onset"))
         print(_table(result))
@@ -46,8 +50,8 @@ def main(constants):
 
 def _primary(loop, constants):
     """The name of the primary stream, its timestep scaled to the loop's n_T."""
-    n_T = int(anchors.load(Run(loop.folder, constants.w).table("spectra", "npz"))["n_T"])
-    name = f"{constants.primary} t={anchors.scaled([constants.primary_t], n_T)[0]}"
+    t = anchors.scaled([constants.primary_t], loop.n_T)[0]
+    name = streams.name_of(constants.primary, t)
     if name not in loop.names:
         raise UserError(
             f"primary_t = {constants.primary_t} is not a timestep of the spectra: {loop.t}"
@@ -57,63 +61,139 @@ def _primary(loop, constants):
 
 def _judged(loops, controls, primary, constants):
     """The verdict against control loops, and the calibration it rests on."""
-    horizon = max(len(loop.generations) for loop in loops)
-    length = min(len(control.generations) for control in controls)
-    null = np.stack([control.values[:length] for control in controls])
-    calibration = onset.calibrate(null, horizon, constants.alpha, seed=constants.seed)
+    lengths = [len(control.generations) for control in controls]
+    if sum(lengths) - max(lengths) < 2:
+        raise UserError(
+            f"{len(controls)} control loops of {max(lengths)} generation cannot judge one another: "
+            "give more controls, or longer ones"
+        )
+    horizon = min(max(len(loop.generations) for loop in loops), *lengths)
+    names, direction = loops[0].names, [streams.direction(name) for name in loops[0].names]
+    null = [control.values for control in controls]
+    calibration = onset.calibrate(null, horizon, constants.alpha, direction)
     judged, leads = [], []
     for loop in loops:
-        onsets = dict(zip(loop.names, calibration.onsets(loop.values), strict=True))
-        lead = onset.lead(onsets[primary], onsets["fid"], len(loop.generations))
-        leads.append(lead)
-        judged.append({"folder": str(loop.folder), "onsets": onsets, "lead": lead._asdict()})
-    monitored = dict(zip(loops[0].names, calibration.monitored, strict=True))
-    summary = onset.summarise_leads(leads, seed=constants.seed)
+        onsets = dict(zip(names, calibration.onsets(loop.values), strict=True))
+        n_judged = min(len(loop.generations), horizon)
+        here, there = (onsets[name] and onsets[name].generation for name in (primary, FID))
+        leads.append(onset.lead(here, there, n_judged))
+        judged.append(
+            {
+                "folder": str(loop.folder),
+                "n_generations": len(loop.generations),
+                "n_judged": n_judged,
+                "onsets": {
+                    name: at and {"generation": at.generation, "direction": WAYS[at.sign]}
+                    for name, at in onsets.items()
+                },
+                "lead": leads[-1]._asdict(),
+            }
+        )
     result = {
         "calibrated": True,
         "alpha": constants.alpha,
+        "horizon": horizon,
         "primary": primary,
-        "reference": "fid",
-        "threshold": calibration.threshold,
-        "threshold_parts": calibration.threshold_parts,
+        "reference": FID,
+        "streams": _of_streams(names, calibration),
         "controls": [str(control.folder) for control in controls],
-        "control_alarms": calibration.control_alarms.tolist(),
-        "certified_rate": calibration.certified_rate,
-        "not_monitored": [name for name, used in monitored.items() if not used],
+        "n_control_generations": sum(lengths),
+        "control_alarms": calibration.control_alarms.any(1).tolist(),
+        "certified_rate": calibration.family_rate,
         "runs": judged,
-        "leads": summary,
+        "leads": onset.summarise_leads(leads, seed=constants.seed),
     }
     result["verdict"] = _verdict(result)
     return result, calibration
 
 
+def _of_streams(names, calibration):
+    """What the calibration says about each stream {name: {...}}."""
+    return {
+        name: {
+            "monitored": bool(calibration.monitored[s]),
+            "direction": WAYS[int(calibration.direction[s])],
+            "mean": float(calibration.mean[s]),
+            "sd": float(calibration.sd[s]),
+            "threshold": float(calibration.threshold[s]),
+            "control_alarms": int(calibration.control_alarms[:, s].sum()),
+            "certified_rate": float(calibration.certified_rate[s]),
+            "normality_p": float(calibration.normality[s]),
+        }
+        for s, name in enumerate(names)
+    }
+
+
 def _verdict(result):
     """The result in words, computed from its numbers."""
-    alarms, n = sum(result["control_alarms"]), len(result["controls"])
+    n, horizon = len(result["controls"]), result["horizon"]
+    longest = max(judged["n_generations"] for judged in result["runs"])
+    unjudged = f"; the {longest - horizon} after them are drawn, not judged"
     lines = [
-        f"Threshold {result['threshold']:.2f} for alpha = {result['alpha']:g}; left out in turn, "
-        f"{alarms} of {n} control loops alarmed, which certifies a false-alarm rate of at most "
-        f"{result['certified_rate']:.0%} (95 % confidence, whatever the distribution)."
+        f"Judged are the first {horizon} of {longest} generations, as many as every control loop "
+        f"has{unjudged if longest > horizon else ''}. In each stream a loop without change alarms "
+        f"there with probability {result['alpha']:g} if the stream is Gaussian."
     ]
+    for name in (result["primary"], FID):
+        lines.append(_of_stream(name, result["streams"][name], n, horizon))
+    lines.append(
+        f"In some stream or other {sum(result['control_alarms'])} of {n} control loops alarmed: at "
+        f"most {result['certified_rate']:.0%} for all of them together."
+    )
     for judged in result["runs"]:
-        here, there = judged["onsets"][result["primary"]], judged["onsets"]["fid"]
+        here, there = judged["onsets"][result["primary"]], judged["onsets"][FID]
         lines.append(
-            f"{judged['folder']}: {result['primary']} (primary) {_when(here)}, FID {_when(there)}: "
-            + _lead_text(judged["lead"])
+            f"{judged['folder']}: {result['primary']} (primary) {_when(here)}, {FID} "
+            f"{_when(there)}: {_lead_text(judged['lead'])}."
         )
-    leads = result["leads"]
-    if leads["n_loops"] > 1:
-        lines.append(
-            f"Over {leads['n_loops']} loops the spectrum was first in "
-            f"{leads['n_candidate_first']}, FID in {leads['n_reference_first']}, "
-            f"{leads['n_ties']} ties; sign test p = {leads['p_value']:.3g}; median lead "
-            f"{leads['median_low']} to {leads['median_high']} ({leads['median_is']}), "
-            f"bootstrap interval {leads['interval_low']} to {leads['interval_high']}."
-        )
+    if result["leads"]["n_loops"] > 1:
+        lines.append(_over_loops(result["leads"]))
     else:
         lines.append("One loop is one observation: it says nothing about the next.")
-    lines.append("Every stream but the primary one and FID is exploratory.")
+    lines.append(f"Every stream but the primary one and {FID} is exploratory.")
     return "\n".join(lines)
+
+
+def _of_stream(name, stream, n_controls, horizon):
+    """What the threshold of one stream is, and what it rests on."""
+    if not stream["monitored"]:
+        return f"{name} is constant in the controls: it has no scale, and is not judged."
+    way = {"up": "above", "down": "below"}.get(stream["direction"], "beyond")
+    sign = "-" if stream["direction"] == "down" else ""
+    text = (
+        f"{name} alarms {way} z = {sign}{stream['threshold']:.2f}. Left out in turn, "
+        f"{stream['control_alarms']} of {n_controls} control loops alarmed: a false-alarm rate of "
+        f"at most {stream['certified_rate']:.0%} for the first {horizon} generations (95 % "
+        "confidence)."
+    )
+    if stream["normality_p"] < NOT_NORMAL:
+        text += (
+            f" Its controls are not Gaussian (Shapiro-Wilk p = {stream['normality_p']:.2g}): "
+            "trust the count, not the threshold's alpha."
+        )
+    return text
+
+
+def _over_loops(leads):
+    """The leads of several loops in words."""
+    limits = [leads[name] for name in ("interval_low", "interval_high")]
+    low, high = ("unbounded" if math.isinf(limit) else f"{limit:g}" for limit in limits)
+    return (
+        f"Over {leads['n_loops']} loops the spectrum was first in {leads['n_candidate_first']}, "
+        f"FID in {leads['n_reference_first']}, {leads['n_ties']} ties, no alarm of either in "
+        f"{leads['n_undefined']}; sign test p = {leads['p_value']:.3g}; median lead "
+        f"{_median_text(leads)}, bootstrap interval {low} to {high}."
+    )
+
+
+def _median_text(leads):
+    low, high, kind = leads["median_low"], leads["median_high"], leads["median_is"]
+    if kind == "between":
+        return f"between {low:g} and {high:g}"
+    if kind == "unknown":
+        return kind
+    number = f"{high if math.isinf(low) else low:g}"
+    return number if kind == "exact" else f"{kind} {number}"
 
 
 def _lead_text(lead):
@@ -128,8 +208,24 @@ def _lead_text(lead):
     return f"the spectrum {leads} by {bound}{abs(value)} generation{plural}"
 
 
-def _when(generation):
-    return "never alarmed" if generation is None else f"alarmed at generation {generation}"
+def _when(onset_):
+    if onset_ is None:
+        return "never alarmed"
+    return f"alarmed at generation {onset_['generation']} ({onset_['direction']})"
+
+
+def _remarks(loops, w):
+    """What else a reader must know: a change of recipe at generation 0, and what no file tells."""
+    for loop in loops:
+        record = provenance.recorded(Run(loop.folder, w))
+        initial = loop.folder / "run_initial.json"
+        if record and initial.exists():
+            made = storage.load_json(initial)["constants"]
+            provenance.check_initial(record["constants"], made)
+            if text := provenance.initial_differences(record["constants"], made):
+                yield f"{loop.folder}: {text}."
+        if text := provenance.unknown(loop.provenance):
+            yield f"{loop.folder}: unknown, so not compared: {text}."
 
 
 def _uncalibrated(loops, primary):
@@ -153,19 +249,28 @@ def _uncalibrated(loops, primary):
     }
 
 
+def _finite(value):
+    """A result without what JSON has no number for: infinite and NaN become None."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _table(result):
     """The result as a table for the terminal, one line per stream."""
     names = list(result["runs"][0]["onsets" if result["calibrated"] else "changes"])
     width = max(map(len, names))
-    kind = "first alarm (generation)" if result["calibrated"] else "change from generation 0"
+    kind = "change from generation 0"
+    if result["calibrated"]:
+        kind = f"first alarm in generations 0 to {result['horizon'] - 1}"
     lines = [f"{'stream':<{width}}  {kind}"]
     for name in names:
         cells = []
         for judged in result["runs"]:
             if result["calibrated"]:
-                unused = name in result["not_monitored"]
-                onset_ = judged["onsets"][name]
-                cells.append("constant" if unused else "-" if onset_ is None else str(onset_))
+                cells.append(_onset_cell(result["streams"][name], judged["onsets"][name]))
             else:
                 cell = judged["changes"][name]
                 interval = "" if cell["interval"] is None else f" +- {cell['interval']:.2g}"
@@ -173,3 +278,9 @@ def _table(result):
         mark = "  (primary)" if name == result["primary"] else ""
         lines.append(f"{name:<{width}}  {'  '.join(cells)}{mark}")
     return "\n".join(lines)
+
+
+def _onset_cell(stream, at):
+    if not stream["monitored"]:
+        return "constant"
+    return "-" if at is None else f"{at['generation']} ({at['direction']})"

@@ -10,9 +10,14 @@ class UserError(Exception):
     """Something the user can put right; its text is one line that says how."""
 
 
+class Refusal(UserError):
+    """A UserError over things that do not belong together: the script ends with exit status 2."""
+
+
 @contextlib.contextmanager
 def one_line():
-    """Ends the script with exit status 1 on a UserError and 130 on Ctrl-C, in one line each.
+    """Ends the script with exit status 1 on a UserError, 2 on a Refusal and 130 on Ctrl-C, in one
+    line each.
 
     What is printed inside appears at once, in a log file too.
     """
@@ -20,6 +25,9 @@ def one_line():
         sys.stdout.reconfigure(line_buffering=True)
     try:
         yield
+    except Refusal as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

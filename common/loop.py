@@ -11,7 +11,17 @@ import time
 import torch
 from tqdm import tqdm
 
-from common import evaluation, plots, precision, processes, report, run, stages, storage
+from common import (
+    evaluation,
+    plots,
+    precision,
+    processes,
+    provenance,
+    report,
+    run,
+    stages,
+    storage,
+)
 from common.data import load_real
 from common.errors import UserError, one_line
 from common.forecast import announce_work
@@ -138,8 +148,14 @@ def _loops(training_set, constants, weights):
 
 
 def _check_real_data(training_set, real, scenario, constants):
-    """UserError, before any work, when the real images do not last to the last generation, are not
-    those of initialmain.py, or when those of the initial model could come back as fresh ones."""
+    """UserError, before any work, when the real images do not last to the last generation, or
+    when the loop cannot go on from its initial model; says what of the recipe changes there."""
+    record = constants.save_dir / "run_initial.json"
+    if record.exists():  # not when other code made the initial data
+        made = storage.load_json(record)["constants"]
+        provenance.check_initial(vars(constants), made)
+        if text := provenance.initial_differences(vars(constants), made):
+            print(f"note: {text}")
     last = constants.generation_number - 1
     none = real.subset(slice(0))
     data = training_set(
@@ -149,22 +165,6 @@ def _check_real_data(training_set, real, scenario, constants):
         print(
             f"note: {len(data.labels):,} of {len(real.labels):,} real images are hardly a new "
             "draw: this control carries the variation of training alone"
-        )
-    record = constants.save_dir / "run_initial.json"
-    if not record.exists():  # initial data made by other code
-        return
-    made = storage.load_json(record)["constants"]
-    if made["dataset"] != constants.dataset:
-        raise UserError(
-            f"initialmain.py ran with dataset = {made['dataset']!r}, not {constants.dataset!r}: "
-            f"add --dataset {made['dataset']}, or take another save_dir"
-        )
-    used = made["seed"], made.get("N_real")
-    if hasattr(constants, "N_initial") and used != (constants.seed, constants.N_initial):
-        raise UserError(
-            f"initialmain.py ran with seed = {used[0]} and N_real = {used[1]}: "
-            "give main.py the same seed, and N_initial = that N_real, or real images of the "
-            "initial model would come back as fresh ones"
         )
 
 

@@ -6,13 +6,41 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common import anchors
+from common import anchors, provenance
 from common.errors import UserError
+from common.provenance import Provenance
 from common.run import Run
+from common.seeds import INITIAL
 from common.settings import WATCHED
 
+
+class Kind(NamedTuple):
+    """A kind of stream: its name in tables, figures and JSON, the direction in which it alarms
+    (1 upwards, -1 downwards, 0 both: exploratory), and whether its logarithm is watched, which
+    takes the skew out of what cannot be negative."""
+
+    name: str
+    direction: int
+    logarithmic: bool = False
+
+
+# An improvement is no alarm. That posterior variance falls is what a loss of diversity means.
+KINDS = {
+    "posterior_variance": Kind("posterior variance", -1),
+    "effective_rank": Kind("effective rank", 0),
+    "stable_rank": Kind("stable rank", 0),
+    "sigma_norm": Kind("spectral norm", 0),
+    "log_energy": Kind("log energy", 0),
+    "asymmetry": Kind("asymmetry", 0),
+    "denoising_loss": Kind("log denoising loss", 1, logarithmic=True),
+    "fid": Kind("log FID", 1, logarithmic=True),
+    "precision": Kind("precision", -1),
+    "recall": Kind("recall", -1),
+    "density": Kind("density", -1),
+    "coverage": Kind("coverage", -1),
+}
 METRICS = ("fid", "precision", "recall", "density", "coverage")
-LOGARITHMIC = ("fid", "denoising_loss")  # skewed: watched on a logarithmic scale
+FID = KINDS["fid"].name
 
 
 class Streams(NamedTuple):
@@ -20,15 +48,28 @@ class Streams(NamedTuple):
     values per anchor {name: (G, A)} where there are anchors."""
 
     folder: Path
+    provenance: Provenance
     generations: np.ndarray
     names: list
     values: np.ndarray
     per_anchor: dict
     t: list
+    n_T: int
 
     def of(self, name):
         """The values (G,) of one stream."""
         return self.values[:, self.names.index(name)]
+
+
+def name_of(kind, t=None):
+    """The name of a stream of this kind (a key of KINDS): "log FID", "posterior variance t=50"."""
+    return KINDS[kind].name if t is None else f"{KINDS[kind].name} t={t}"
+
+
+def direction(name):
+    """The direction of the stream of this name: 1, -1 or 0."""
+    directions = {kind.name: kind.direction for kind in KINDS.values()}
+    return directions[name.split(" t=")[0]]
 
 
 def load(folder, w):
@@ -38,46 +79,42 @@ def load(folder, w):
     UserError when a generation's two rows are of different models, or one is missing.
     """
     run = Run(folder, w)
-    path = run.table("spectra", "npz")
-    arrays = anchors.load(path)
-    rows = {row["generation"]: row for row in run.metrics()}
+    arrays = anchors.load(run.table("spectra", "npz"))
+    rows = {row["generation"]: row for row in run.metrics() if row["generation"] != INITIAL}
     if not rows:
         raise UserError(f"{run.table('metrics').name} is missing in {folder}: run main.py first")
-    generations = [int(g) for g in arrays["generations"] if g >= 0]
-    if generations != list(range(len(generations))) or set(generations) != {
-        g for g in rows if g >= 0
-    }:
+    measured = arrays["generations"].tolist()
+    generations = [g for g in measured if g != INITIAL]
+    if generations != list(range(len(rows))) or set(generations) != set(rows):
         raise UserError(
-            f"{path} has the generations {generations}, but the metrics "
-            f"{sorted(g for g in rows if g >= 0)}: run jacobian/spectra.py with generations = []"
+            f"{run.table('spectra', 'npz')} has the generations {generations}, but the metrics "
+            f"{sorted(rows)}: run jacobian/spectra.py with generations = []"
         )
-    of_generation = {int(g): i for i, g in enumerate(arrays["generations"])}
-    for g in generations:
-        if not str(arrays["checkpoint_sha256"][of_generation[g]]).startswith(rows[g]["model"]):
+    index = [measured.index(g) for g in generations]
+    for g, i in zip(generations, index, strict=True):
+        if not str(arrays["checkpoint_sha256"][i]).startswith(rows[g]["model"]):
             raise UserError(
                 f"generation {g} in {folder}: metrics and spectra were measured on different "
                 "models; run jacobian/spectra.py again, and main.py if that does not help"
             )
-    index = [of_generation[g] for g in generations]
     values, per_anchor = {}, {}
-    statistics = anchors.statistics(arrays)
-    times = arrays["t"].tolist()
-    for name in WATCHED:
+    statistics, times = anchors.statistics(arrays), arrays["t"].tolist()
+    for kind in WATCHED:
         for i, t in enumerate(times):
-            per_anchor[f"{name} t={t}"] = statistics[name][index, i]
-            values[f"{name} t={t}"] = statistics[name][index, i].mean(axis=1)
+            per_anchor[name_of(kind, t)] = statistics[kind][index, i]
+            values[name_of(kind, t)] = statistics[kind][index, i].mean(axis=1)
     for i, t in enumerate(times):
-        values[f"denoising_loss t={t}"] = arrays["denoising_loss"][index, i]
-    for name in METRICS:
-        values[name] = np.array([rows[g][name] for g in generations])
-    for name, series in values.items():
-        if name.split()[0] in LOGARITHMIC:
-            values[name] = np.log(series)
+        values[name_of("denoising_loss", t)] = np.log(arrays["denoising_loss"][index, i])
+    for kind in METRICS:
+        series = np.array([rows[g][kind] for g in generations])
+        values[name_of(kind)] = np.log(series) if KINDS[kind].logarithmic else series
     return Streams(
         folder,
+        provenance.read(run),
         np.array(generations),
         list(values),
         np.stack(list(values.values()), 1),
         per_anchor,
         times,
+        int(arrays["n_T"]),
     )

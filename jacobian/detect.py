@@ -4,7 +4,8 @@
     python detect.py --controls .../control_seed0 .../control_seed1 ...     calibrated
 
 Each folder needs spectra_w{w}.npz (spectra.py) and metrics_w{w}.csv (main.py). Control loops, in
-which every generation trains on real data, are made by `python main.py --control True --seed 1`.
+which every generation trains on real data, are made by `python main.py --control True --seed 1`,
+once for every w: their files are those of w = 0. What was not made and measured alike is refused.
 Prints a table and writes onset_w{w}.json and onset_w{w}.png to the first run's folder.
 """
 
@@ -22,8 +23,8 @@ w = 0  # guidance weight of the loops
 # What is claimed, chosen before looking; every other stream is exploratory
 primary = "posterior_variance"  # statistic of the spectrum
 primary_t = 100  # its timestep, of n_T = 500
-alpha = 0.05  # the fraction of control loops that may alarm, over all streams together
-seed = 0  # of the threshold's simulation and the bootstrap
+alpha = 0.05  # the fraction of loops without change that may alarm, in each stream
+seed = 0  # of the bootstrap over loops
 
 if __name__ == "__main__":
     detection.main(settings.from_script(globals()))

@@ -21,7 +21,7 @@ w = 0  # guidance weight of the run
 generations = []  # generations to measure; none named: all
 
 # Where they are differentiated
-dataset = "mnist"  # the real data of the run
+dataset = "mnist"  # the real data, where the run has no record that names them
 n_anchors = 20  # real test images, two of each class
 timesteps = [50, 100, 250, 400]  # of n_T = 500; scaled to the model's n_T
 seed = 0  # of anchors and noise: the same for all runs to be compared
