@@ -14,7 +14,6 @@ UNCALIBRATED = (
     "uncalibrated: without control loops a change cannot be told from the recipe or from chance"
 )
 WAYS = {1: "up", -1: "down", 0: "either way"}
-NOT_NORMAL = 0.01  # p-value below which controls are called not Gaussian
 
 
 @processes.led
@@ -116,6 +115,7 @@ def _of_streams(names, calibration):
             "mean": float(calibration.mean[s]),
             "sd": float(calibration.sd[s]),
             "threshold": float(calibration.threshold[s]),
+            "method": "rank" if calibration.by_rank[s] else "Gaussian",
             "control_alarms": int(calibration.control_alarms[:, s].sum()),
             "certified_rate": float(calibration.certified_rate[s]),
             "normality_p": float(calibration.normality[s]),
@@ -131,8 +131,8 @@ def _verdict(result):
     unjudged = f"; the {longest - horizon} after them are drawn, not judged"
     lines = [
         f"Judged are the first {horizon} of {longest} generations, as many as every control loop "
-        f"has{unjudged if longest > horizon else ''}. In each stream a loop without change alarms "
-        f"there with probability {result['alpha']:g} if the stream is Gaussian."
+        f"has{unjudged if longest > horizon else ''}. In each stream a loop without change is to "
+        f"alarm there with probability {result['alpha']:g}."
     ]
     for name in (result["primary"], FID):
         lines.append(_of_stream(name, result["streams"][name], n, horizon))
@@ -160,18 +160,20 @@ def _of_stream(name, stream, n_controls, horizon):
         return f"{name} is constant in the controls: it has no scale, and is not judged."
     way = {"up": "above", "down": "below"}.get(stream["direction"], "beyond")
     sign = "-" if stream["direction"] == "down" else ""
-    text = (
-        f"{name} alarms {way} z = {sign}{stream['threshold']:.2f}. Left out in turn, "
-        f"{stream['control_alarms']} of {n_controls} control loops alarmed: a false-alarm rate of "
-        f"at most {stream['certified_rate']:.0%} for the first {horizon} generations (95 % "
-        "confidence)."
-    )
-    if stream["normality_p"] < NOT_NORMAL:
-        text += (
-            f" Its controls are not Gaussian (Shapiro-Wilk p = {stream['normality_p']:.2g}): "
-            "trust the count, not the threshold's alpha."
+    n_alarms, p = stream["control_alarms"], stream["normality_p"]
+    method = "Gaussian controls"
+    if stream["method"] == "rank":
+        method = f"the rank of control generations, which are not Gaussian: p = {p:.2g}"
+    elif p < onset.NOT_GAUSSIAN:
+        method = (
+            f"as if its controls were Gaussian, which they are not (p = {p:.2g}) and too few for "
+            "their rank: trust the count"
         )
-    return text
+    return (
+        f"{name} alarms {way} z = {sign}{stream['threshold']:.2f} ({method}). Left out in turn, "
+        f"{n_alarms} of {n_controls} control loops alarmed: a false-alarm rate of at most "
+        f"{stream['certified_rate']:.0%} for the first {horizon} generations (95 % confidence)."
+    )
 
 
 def _over_loops(leads):

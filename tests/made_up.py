@@ -1,4 +1,4 @@
-"""The files of runs that nobody trained: records, metrics and spectra with known changes in them."""
+"""The files of runs that nobody trained: records, metrics and spectra, with changes built in."""
 
 import numpy as np
 

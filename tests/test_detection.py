@@ -1,100 +1,64 @@
 """jacobian/detect.py: streams aligned to their models, and verdicts computed from them."""
 
 import json
+import math
 
 import numpy as np
 import pytest
+from made_up import a_loop
 from tiny import ROOT, constants_of
 
-from common import detection, streams
+from common import detection, onset, spectrum_plots, streams
 from common.errors import UserError
 from common.run import Run
 from common.seeds import INITIAL
 
 SCRIPT = ROOT / "jacobian" / "detect.py"
-D, A, TIMES = 20, 10, [10, 40]
-
-
-def a_loop(folder, seed, n=10, shift_at=None, fid_at=None, shift=0.5, rows_from=0):
-    """A run's files with spectra and metrics that are noise around constants, until the spectrum
-    changes at generation shift_at and FID at fid_at. rows_from = 1 moves the metrics by one."""
-    rng = np.random.default_rng(seed)
-    generations = np.arange(-1, n)
-    scale = np.ones(n + 1)
-    if shift_at is not None:
-        scale[generations >= shift_at] = 1 + shift
-    base = np.exp(-np.arange(D) / 5 * scale[:, None, None, None])
-    eigenvalues = base * np.exp(0.02 * rng.standard_normal((n + 1, 2, A, D)))
-    hashes = np.array([f"{seed:04d}{g + 1:04d}".ljust(64, "0") for g in generations])
-    folder.mkdir()
-    noise = 1 + 0.02 * rng.standard_normal((5, n + 1))
-    np.savez(
-        folder / "spectra_w0.npz",
-        eigenvalues=-np.sort(-eigenvalues, axis=-1),
-        trace=np.sqrt(eigenvalues).sum(-1),
-        asymmetry=0.1 * (1 + 0.02 * rng.standard_normal((n + 1, 2, A))),
-        leading_vectors=rng.standard_normal((n + 1, 2, A, 3, 784)),
-        denoising_loss=0.05 * (1 + 0.02 * rng.standard_normal((n + 1, 2))),
-        generations=generations,
-        checkpoint_sha256=hashes,
-        t=np.array(TIMES),
-        n_T=np.array(50),
-        sigma=np.array([0.3, 0.8]),
-        alphabar=np.array([0.9, 0.3]),
-        anchor_index=np.arange(A),
-        anchor_labels=np.arange(A) % 10,
-    )
-    fid = 20 * noise[0]
-    if fid_at is not None:
-        fid[generations >= fid_at] *= 2
-    rows = [
-        {
-            "generation": int(g),
-            "model": hashes[(i + rows_from) % len(hashes)][:16],
-            "N_eval": 100,
-            "fid": fid[i],
-            "precision": 0.8 * noise[1][i],
-            "recall": 0.7 * noise[2][i],
-            "density": 0.6 * noise[3][i],
-            "coverage": 0.5 * noise[4][i],
-        }
-        for i, g in enumerate(generations)
-    ]
-    Run(folder, 0).save_metrics(rows)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def controls(tmp_path_factory):
     root = tmp_path_factory.mktemp("controls")
-    return [a_loop(root / f"control{seed}", seed) for seed in range(6)]
+    return [a_loop(root / f"control{seed}", seed, control=True) for seed in range(6)]
 
 
 def detect(runs, controls=(), **changes):
     detection.main(constants_of(SCRIPT, runs=runs, controls=list(controls), **changes))
-    return json.loads((runs[0] / "onset_w0.json").read_text(encoding="utf-8"))
+    return strict_json(runs[0] / "onset_w0.json")
+
+
+def strict_json(path):
+    def refused(name):
+        raise AssertionError(f"{path.name} holds {name}, which is not JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refused)
+
+
+def onset_of(judged, name):
+    return judged["onsets"][name] and judged["onsets"][name]["generation"]
 
 
 def test_a_lead_that_is_built_in_is_found(controls, tmp_path, capsys):
     runs = [a_loop(tmp_path / f"run{s}", 100 + s, shift_at=3, fid_at=6) for s in range(3)]
     result = detect(runs, controls)
-    assert result["calibrated"] and result["primary"] == "posterior_variance t=10"
+    assert result["calibrated"] and result["primary"] == "posterior variance t=10"
     for judged in result["runs"]:
-        assert judged["onsets"]["posterior_variance t=10"] == 3
-        assert judged["onsets"]["effective_rank t=40"] == 3
-        assert judged["onsets"]["fid"] == 6
+        assert onset_of(judged, "posterior variance t=10") == 3
+        assert onset_of(judged, "effective rank t=40") == 3
+        assert judged["onsets"]["log FID"] == {"generation": 6, "direction": "up"}
         assert judged["onsets"]["recall"] is None
         assert judged["lead"] == {"value": 3, "censored": "none"}
     assert result["leads"]["median_low"] == result["leads"]["median_high"] == 3
     assert result["leads"]["p_value"] == pytest.approx(0.25)  # three of three: 2 * (1/2)^3
     printed = capsys.readouterr().out
     assert "leads by 3 generations" in printed and "(primary)" in printed
-    assert (runs[0] / "onset_w0.png").stat().st_size > 10_000
+    assert "log FID alarmed at generation 6 (up)" in result["verdict"]
 
 
-def test_no_change_has_no_onset_and_the_verdict_says_so(controls, tmp_path):
-    result = detect([a_loop(tmp_path / "run", 55)], controls)
-    assert not any(onset is not None for onset in result["runs"][0]["onsets"].values())
+def test_no_change_has_no_lead_and_the_verdict_says_so(controls, tmp_path):
+    result = detect([a_loop(tmp_path / "run", 56)], controls)
+    judged = result["runs"][0]
+    assert judged["onsets"]["log FID"] is judged["onsets"]["posterior variance t=10"] is None
     assert "no alarm in either" in result["verdict"]
 
 
@@ -109,8 +73,128 @@ def test_censored_leads_are_bounds(controls, tmp_path):
 
 def test_few_controls_certify_little_and_the_verdict_says_how_little(controls, tmp_path):
     result = detect([a_loop(tmp_path / "run", 58)], controls[:5])
-    assert result["certified_rate"] == pytest.approx(1 - 0.05 ** (1 / 5))
-    assert "at most 45%" in result["verdict"]
+    fid = result["streams"]["log FID"]
+    assert fid["control_alarms"] == 0 and fid["certified_rate"] == pytest.approx(1 - 0.05**0.2)
+    assert "at most 45% for the first 10 generations" in result["verdict"]
+
+
+def test_a_stream_has_the_name_of_what_it_is(controls, tmp_path, capsys):
+    result = detect([a_loop(tmp_path / "run", 64, fid_at=6)], controls)
+    assert set(result["streams"]) == set(result["runs"][0]["onsets"])
+    assert {"log FID", "log denoising loss t=10", "posterior variance t=40"} <= set(
+        result["streams"]
+    )
+    rows = Run(controls[0], 0).metrics()
+    assert result["streams"]["log FID"]["mean"] == pytest.approx(math.log(20), abs=0.05)
+    assert rows[1]["fid"] == pytest.approx(20, rel=0.2)
+    detect([tmp_path / "run"])
+    printed = capsys.readouterr().out
+    assert "log FID" in printed and "\nfid " not in printed
+
+
+def test_an_improvement_is_no_alarm(controls, tmp_path):
+    better = a_loop(tmp_path / "better", 65, fid_at=3, fid_factor=0.5, shift_at=3, shift=0.5)
+    result = detect([better], controls)
+    judged = result["runs"][0]
+    z = math.log(0.5) / result["streams"]["log FID"]["sd"]
+    assert z < -8  # 8 sd and more, downwards
+    assert judged["onsets"]["log FID"] is None and judged["lead"]["censored"] == "both"
+    assert judged["onsets"]["posterior variance t=10"] is None
+    assert judged["onsets"]["effective rank t=10"] == {"generation": 3, "direction": "down"}
+
+
+def test_generations_beyond_the_shortest_control_are_drawn_and_not_judged(
+    controls, tmp_path, capsys
+):
+    short = a_loop(tmp_path / "short", 20, n=4, control=True)
+    run = a_loop(tmp_path / "run", 66, shift_at=5, fid_at=2)
+    result = detect([run], [*controls[:4], short])
+    assert result["horizon"] == 4 and result["runs"][0]["n_judged"] == 4
+    assert result["runs"][0]["onsets"]["posterior variance t=10"] is None  # it changes at 5
+    assert onset_of(result["runs"][0], "log FID") == 2
+    assert result["streams"]["log FID"]["threshold"] == pytest.approx(onset.limit(44, 4, 0.05))
+    assert "first 4 of 10 generations" in result["verdict"]
+    assert "at most 45% for the first 4 generations" in result["verdict"]
+    assert "lags by at least 2 generations" in result["verdict"]
+    assert "first alarm in generations 0 to 3" in capsys.readouterr().out
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "first 4 of 10 generations" in page
+
+
+def test_controls_that_are_longer_than_the_loop_are_used(controls, tmp_path):
+    run = a_loop(tmp_path / "run", 67, n=3, fid_at=1)
+    result = detect([run], controls)
+    assert result["horizon"] == 3 and onset_of(result["runs"][0], "log FID") == 1
+    rows = [row for c in controls for row in Run(c, 0).metrics() if row["generation"] >= 0]
+    fids = np.log([row["fid"] for row in rows])
+    assert len(fids) == 60
+    assert result["streams"]["log FID"]["mean"] == pytest.approx(fids.mean())
+    assert result["streams"]["log FID"]["sd"] == pytest.approx(fids.std(ddof=1))
+    assert (run / "onset_w0.png").exists() and (run / "report.html").exists()
+
+
+def test_loops_without_an_alarm_are_counted_and_json_is_strict(controls, tmp_path):
+    runs = [a_loop(tmp_path / "changed", 68, fid_at=3), a_loop(tmp_path / "same", 56)]
+    result = detect(runs, controls)
+    assert result["leads"]["n_undefined"] == 1
+    assert "no alarm of either in 1;" in result["verdict"]
+    assert result["leads"]["median_low"] is None  # FID's lead has no upper end
+    assert "median lead at most -7" in result["verdict"]
+
+
+def test_a_small_alpha_is_as_good_as_any(controls, tmp_path):
+    result = detect([a_loop(tmp_path / "run", 69, fid_at=3)], controls, alpha=1e-4)
+    assert onset_of(result["runs"][0], "log FID") == 3
+    assert result["streams"]["log FID"]["threshold"] == pytest.approx(onset.limit(60, 10, 1e-4))
+
+
+def test_two_controls_of_one_generation_are_too_few(tmp_path):
+    controls = [a_loop(tmp_path / f"c{s}", s, n=1, control=True) for s in (1, 2)]
+    with pytest.raises(SystemExit, match="2 control loops of 1 generation cannot judge"):
+        detect([a_loop(tmp_path / "run", 70)], controls)
+
+
+def test_a_change_of_recipe_at_generation_0_is_part_of_the_verdict(controls, tmp_path):
+    run = a_loop(tmp_path / "run", 71)
+    made = strict_json(run / "run_w0.json")["constants"] | {"N_with_w": 100, "N_real": 100}
+    (run / "run_initial.json").write_text(json.dumps({"constants": made}), encoding="utf-8")
+    assert "change of recipe" not in detect([run], controls)["verdict"]
+    made |= {"n_epoch": 40, "N_real": 1000}
+    (run / "run_initial.json").write_text(json.dumps({"constants": made}), encoding="utf-8")
+    verdict = detect([run], controls)["verdict"]
+    assert (
+        "generation 0 contains a change of recipe: n_epoch (initial 40, generations 4), " in verdict
+    )
+    assert "training-set size (initial 1000, generations 100)" in verdict
+
+
+def test_the_figure_draws_every_timestep_and_the_thresholds(tmp_path):
+    times = [2, 5, 10, 20, 30, 40]
+    controls = [a_loop(tmp_path / f"c{s}", s, n=4, control=True, times=times) for s in range(3)]
+    loaded = [streams.load(folder, 0) for folder in controls]
+    loop = streams.load(a_loop(tmp_path / "run", 72, n=6, times=times), 0)
+    directions = [streams.direction(name) for name in loop.names]
+    calibration = onset.calibrate([c.values for c in loaded], 4, 0.05, directions)
+    primary = "posterior variance t=40"
+    figure = spectrum_plots.onsets([loop], loaded, calibration, primary)
+    panels = {axes.get_title().split(" (")[0]: axes for axes in figure.axes}
+    z = calibration.z(loop.values)
+    for kind in ("posterior variance", "effective rank", "log denoising loss"):
+        drawn = [line.get_ydata() for line in panels[kind].lines]
+        for t in times:
+            expected = z[:, loop.names.index(f"{kind} t={t}")]
+            assert any(len(y) == 6 and np.allclose(y, expected) for y in drawn), (kind, t)
+
+    def heights(kind):
+        lines = [line for line in panels[kind].lines if line.get_linestyle() == "--"]
+        return sorted({float(line.get_ydata()[0]) for line in lines})
+
+    one_sided, two_sided = onset.limit(12, 4, 0.05), onset.limit(12, 4, 0.05, True)
+    assert heights("log FID") == pytest.approx([one_sided])
+    assert heights("recall") == pytest.approx([-one_sided])
+    assert heights("asymmetry") == pytest.approx([-two_sided, two_sided])
+    figure = spectrum_plots.onsets([loop], [], None, primary)
+    assert len([ax for ax in figure.axes if ax.get_title().startswith("posterior")][0].lines) == 7
 
 
 def test_without_controls_nothing_is_claimed(tmp_path):
@@ -132,13 +216,13 @@ def test_streams_are_those_of_their_generation(tmp_path):
     loop = streams.load(folder, 0)
     rows = Run(folder, 0).metrics()
     assert rows[0]["generation"] == INITIAL and loop.generations.tolist() == list(range(10))
-    np.testing.assert_allclose(np.exp(loop.of("fid")), [row["fid"] for row in rows[1:]])
+    np.testing.assert_allclose(np.exp(loop.of("log FID")), [row["fid"] for row in rows[1:]])
     arrays = np.load(folder / "spectra_w0.npz")
     p = np.sqrt(arrays["eigenvalues"][4, 1]) / np.sqrt(arrays["eigenvalues"][4, 1]).sum(
         -1, keepdims=True
     )
     rank = np.exp(-(p * np.log(p)).sum(-1)).mean()  # generation 3, t = 40, written out
-    assert loop.of("effective_rank t=40")[3] == pytest.approx(rank)
+    assert loop.of("effective rank t=40")[3] == pytest.approx(rank)
 
 
 def test_one_control_loop_is_too_few(controls, tmp_path):
