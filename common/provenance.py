@@ -22,7 +22,6 @@ from common.seeds import INITIAL
 # What a record means that lacks a constant, because it was made before there was one.
 DEFAULTS = {
     "n_step": 0,
-    "warmup": 0,
     "loss_weight": "plain",
     "amp": False,
     "sampler": "ddpm",
