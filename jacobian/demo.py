@@ -68,9 +68,8 @@ def main():
         for chain in [pool.submit(loop), pool.submit(controls)]:
             chain.result()
     run(f"jacobian/compare.py --runs {FOLDER}")
-    run(
-        f"jacobian/detect.py --primary_t 50 --runs {FOLDER} --controls {' '.join(map(str, CONTROLS))}"
-    )
+    judges = " ".join(map(str, CONTROLS))
+    run(f"jacobian/detect.py --primary_t 50 --runs {FOLDER} --controls {judges}")
     path, said = demo_figure.save(FOLDER, CONTROLS)
     minutes = (time.monotonic() - started) / 60
     print(f"\n{said}\n\nThe demo took {minutes:.1f} minutes. Open {path}")
