@@ -48,7 +48,14 @@ def _mnist(train):
     root = Path(os.environ.get("MNIST_ROOT") or Path(__file__).resolve().parents[1] / "data")
     try:
         mnist = MNIST(root, train=train, download=False)
-    except RuntimeError:
+        if len(mnist.data) != (60_000 if train else 10_000):
+            raise ValueError(f"{len(mnist.data)} images")
+    except Exception as error:  # many types, from files that are empty or cut
+        if "not found" not in str(error):
+            raise UserError(
+                f"the MNIST files in {root / 'MNIST' / 'raw'} are damaged "
+                f"({type(error).__name__}): put them there again"
+            ) from error
         print(f"downloading MNIST into {root} ...")
         try:
             mnist = MNIST(root, train=train, download=True)

@@ -5,7 +5,6 @@ stopped. What differs between scenarios is the function `training_set` in their 
 """
 
 import contextlib
-import os
 import time
 
 import torch
@@ -19,6 +18,7 @@ from common import (
     provenance,
     report,
     run,
+    settings,
     stages,
     storage,
 )
@@ -35,7 +35,7 @@ MOST_OF_THE_REAL = 0.9  # a control that draws more of the real images has hardl
 
 # Constants that only extend or batch a run: they may change when it continues.
 FREE = ("generation_number", "max_c", "save_every", "save_dir", "save_dirs", "Wall", "w", "script")
-FREE += ("recipe", "initial_seed")
+FREE += ("recipe", "initial_seed", "words")
 
 
 @processes.led
@@ -50,26 +50,29 @@ def initialmain(training_set, constants):
             locks.enter_context(storage.lock(folder / "run_initial.lock"))
         _use_device(constants)
         home, *others = constants.save_dirs
-        names = ["run_initial.json", "prmodel.pth", "model_initial.pth"]
+        names = ["prmodel.pth", "model_initial.pth"]
         names += [file.name for w in constants.Wall for file in Run(home, w).samples(INITIAL)]
         for folder in others:
             _share(names, folder, home)
 
         real = load_real(constants.dataset)
-        run.record(
-            home / "run_initial.json",
-            _fixed(constants),
-            {"dataset": _fingerprint(real)},
-            _current(constants, _scenario(constants)),
-        )
-        stages.train_feature_network(Run(home, 0), constants, real)
+        source, begun = _fingerprint(real), Run(home, 0).model(INITIAL).exists()
+        for folder in constants.save_dirs:
+            run.record(
+                folder / "run_initial.json",
+                _fixed(constants),
+                {"dataset": source},
+                _current(constants, _scenario(constants)),
+                begun,
+            )
+        stages.train_feature_network(Run(home, 0), constants, real, source)
         seeds = Seeds(constants.seed, _scenario(constants))
-        if stages.is_trained(Run(home, 0), INITIAL):
+        if stages.is_trained(Run(home, 0), INITIAL, source):
             print(f"model_initial.pth is there: going on to its samples ({home})")
         else:
             data = training_set(INITIAL, real, None, constants, seeds)
             announce_work("initial model", constants, len(data.labels), 1)
-            stages.train(Run(home, 0), INITIAL, data, constants, seeds)
+            stages.train(Run(home, 0), INITIAL, data, constants, seeds, source)
         for w in constants.Wall:
             files, seeds = Run(home, w), Seeds(constants.seed, _scenario(constants), w)
             n, paths = constants.N_with_w, files.samples(INITIAL)
@@ -93,9 +96,9 @@ def mainall(training_set, constants):
     """The loop over generations for every guidance weight in Wall, one after the other."""
     with one_line():
         folder = _loops(training_set, constants, constants.Wall)
-        paths = folder.glob("metrics_w*.csv")  # those of other calls of mainall.py too
-        weights = sorted(float(path.stem.removeprefix("metrics_w")) for path in paths)
+        weights = run.weights(folder)  # those of other calls of mainall.py too
         rows = {f"w = {number_text(w)}": Run(folder, w).metrics() for w in weights}
+        rows = {name: found for name, found in rows.items() if found}
         path = folder / "weights.png"
         with storage.lock(path.with_suffix(".lock"), wait=True):  # other weights' loops too
             storage.save_figure(
@@ -116,14 +119,7 @@ def _loops(training_set, constants, weights):
         weights, scenario = [0], f"{scenario} control"
         if getattr(constants, "accumulate", False):
             raise UserError("accumulate = True has no control: its training sets grow")
-    for w in weights:  # everything that is missing is reported before any work starts
-        for path in _inputs(Run(folder, w), constants):
-            if not path.exists():
-                again = f" --Wall {number_text(w)}" if path.name.startswith("gen_") else ""
-                raise UserError(
-                    f"{path.name} is missing in {folder}: run initialmain.py{again} first"
-                )
-            storage.read(path)
+    _check_inputs(folder, weights, constants)
     if hasattr(constants, "N_next") and constants.N_next < constants.batch_size:
         print(
             f"note: {constants.N_next} images for the next generation are less than one batch "
@@ -142,9 +138,28 @@ def _loops(training_set, constants, weights):
         with storage.lock(of.table("run", "lock")):
             names = [path.name for path in _inputs(of, constants)]
             if constants.control:
-                _share([*names, "run_initial.json"], constants.save_dir, folder)
+                _share(names, constants.save_dir, folder)
+                if initial.exists():  # for the comparison with the initial model
+                    storage.write(folder / initial.name, storage.read(initial))
             Loop(of, scenario, training_set, real, constants)()
     return folder
+
+
+def _check_inputs(folder, weights, constants):
+    """UserError, before any work, that names all that is missing and the command that makes it."""
+    paths = {path: w for w in weights for path in _inputs(Run(folder, w), constants)}
+    missing = [path for path in paths if not path.exists()]
+    for path in paths:
+        if path not in missing:
+            storage.read(path)
+    if missing:
+        wall = dict.fromkeys(paths[path] for path in missing)
+        command = settings.initial_command(constants, map(number_text, wall))
+        names = ", ".join(path.name for path in missing)
+        raise UserError(
+            f"{names} {'is' if len(missing) == 1 else 'are'} missing in {folder}: first run "
+            f"{command}"
+        )
 
 
 def _check_real_data(training_set, real, scenario, constants):
@@ -177,9 +192,9 @@ class Loop:
         self.lenet = run.load_lenet(run_.prmodel)
         inputs = {path.name: storage.sha256(path) for path in _inputs(run_, constants)}
         inputs["dataset"] = _fingerprint(real)
-        run.record(
-            run_.table("run", "json"), _fixed(constants), inputs, _current(constants, scenario)
-        )
+        begun = run_.evaluation(INITIAL)[0].exists() or run_.model(0).exists()
+        current = {**_current(constants, scenario), "stopped": None}
+        run.record(run_.table("run", "json"), _fixed(constants), inputs, current, begun)
         self.reference = evaluation.reference(
             real,
             self.lenet,
@@ -195,17 +210,20 @@ class Loop:
         try:
             self._generations()
         except BaseException as error:
-            stopped = str(error) or type(error).__name__
-            report.announce(report.write(self.run.folder, self.run.w, stopped))
+            record = self.run.table("run", "json")
+            stopped = {"stopped": str(error) or type(error).__name__}
+            storage.save_json({**storage.load_json(record), **stopped}, record)
+            report.announce(report.write(self.run.folder, self.run.w))
             raise
         report.announce(report.write(self.run.folder, self.run.w))
 
     def _generations(self):
         self.stages_done, self.started = 0, time.perf_counter()
         total, name = self.constants.generation_number, self._title()
-        missing = [g for g in range(total) if not stages.is_trained(self.run, g)]
+        missing = [g for g in range(total) if not self.run.model(g).exists()]
         if missing:
-            announce_work(name, self.constants, len(self._data(missing[0]).labels), len(missing))
+            n_images = len(self._data(0).labels)
+            announce_work(name, self.constants, n_images, len(missing))
         bar = tqdm(total=total, desc=name, unit="generation", disable=None)
         for generation in (INITIAL, *range(total)):
             if generation != INITIAL:
@@ -232,22 +250,34 @@ class Loop:
         seeds = self._seeds(generation)
         return self.training_set(generation, self.real, self._synthetic, self.constants, seeds)
 
+    def _source(self, generation):
+        """A hash of the synthetic images that a generation trains on, and of the model that its
+        weights start from."""
+        earlier = [generation - 1]
+        if getattr(self.constants, "accumulate", False):
+            earlier = range(INITIAL, generation)
+        paths = [] if self.constants.control else [self.run.samples(g)[0] for g in earlier]
+        if self.constants.init_from == "previous":
+            paths.append(self.run.model(generation - 1))
+        return storage.digest(*(storage.sha256(path).encode() for path in paths))
+
     def train(self, generation):
         """Trains and saves this generation's model."""
-        if stages.is_trained(self.run, generation):
+        source = self._source(generation)
+        if stages.is_trained(self.run, generation, source):
             return
         with self._stage("training", generation):
             previous = self.constants.init_from == "previous"
             start = self.run.model(generation - 1) if previous else None
             data, seeds = self._data(generation), self._seeds(generation)
-            stages.train(self.run, generation, data, self.constants, seeds, start)
+            stages.train(self.run, generation, data, self.constants, seeds, source, start)
 
     def sample(self, generation):
         """Samples the images that the next generation trains on, at guidance w."""
         files, n = self.run.samples(generation), _n_next(self.constants)
         if self.constants.control:  # nothing would train on them
             return
-        if not stages.is_done(files, stages.partial(files[0])):
+        if not stages.is_sampled(self.run, generation, files):
             with self._stage("sampling", generation):
                 self._sample(generation, files, n, self.run.w, "samples")
 
@@ -255,10 +285,10 @@ class Loop:
         """Samples this generation's images for the metrics, at guidance 0, and its strip: images of
         each class, at guidance w, from the same noise in every generation."""
         files, strip = self.run.evaluation(generation), self.run.strip(generation)
-        if not stages.is_done(files, stages.partial(files[0])):
+        if not stages.is_sampled(self.run, generation, files):
             with self._stage("sampling for evaluation", generation):
                 self._sample(generation, files, self.constants.N_eval, 0, "evaluation")
-        if not stages.is_done(strip, stages.partial(strip[0])):
+        if not stages.is_sampled(self.run, generation, strip):
             with self._stage("sampling the strip", generation):
                 self._sample(generation, strip, N_STRIP, self.run.w, "strip", INITIAL)
 
@@ -269,14 +299,15 @@ class Loop:
     def evaluate(self, generation):
         """Adds this generation's row to the metrics: FID, PRDC and class accuracy against the real
         data, for w > 0 also those of the guided samples that the next generation trains on."""
-        rows = self.run.metrics()
-        if any(row["generation"] == generation for row in rows):
+        rows, model = self.run.metrics(), storage.sha256(self.run.model(generation))[:16]
+        if any((row["generation"], row["model"]) == (generation, model) for row in rows):
             return
+        rows = [row for row in rows if row["generation"] != generation]  # of a model that is gone
         with self._stage("metrics", generation):
             samples = run.load_images(self.run.evaluation(generation))
             row = {
                 "generation": generation,
-                "model": storage.sha256(self.run.model(generation))[:16],
+                "model": model,
                 "N_eval": len(samples.labels),
                 **evaluation.scores(samples, self.lenet, self.reference),
             }
@@ -297,7 +328,10 @@ class Loop:
     def _floor(self):
         """What real images score, in floor_w{w}.csv."""
         path, constants = self.run.table("floor"), self.constants
-        if not storage.intact(path):
+        measured = (constants.N_eval, constants.N_ref, storage.sha256(self.run.prmodel))
+        source = storage.digest(repr(measured).encode())
+        if not stages.is_done([path], source):
+            storage.note_source(path, source)
             row = evaluation.floor(
                 self.real,
                 constants.dataset,
@@ -311,8 +345,11 @@ class Loop:
     def draw(self, generation):
         """This generation's figures, and those over all generations so far."""
         tsne, grid = (self.run.figure(kind, generation) for kind in ("tsne", "grid"))
-        if storage.intact(tsne) and storage.intact(grid):
+        source = storage.sha256(self.run.evaluation(generation)[0])
+        if stages.is_done([tsne, grid], source):
             return
+        for path in (tsne, grid):
+            storage.note_source(path, source)
         with self._stage("figures", generation):
             data = run.load_images(self.run.evaluation(generation))
             title = f"{self._title()}, generation {stages.name_of(generation)}"
@@ -414,13 +451,9 @@ def _scenario(constants):
 
 
 def _use_device(constants):
-    """Announces the device; with `deterministic`, CUDA uses only reproducible kernels."""
-    device = processes.device()
-    if device.type == "cuda":
-        precision.allow_tf32()
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS needs it
-        torch.use_deterministic_algorithms(constants.deterministic)
-        torch.backends.cudnn.benchmark = not constants.deterministic
+    """Announces the device, and sets it up in every process."""
+    processes.together(precision.set_up, constants.deterministic)
+    if processes.device().type == "cuda":
         print(f"device: {torch.cuda.get_device_name()}")
     else:
         print(f"device: CPU, {torch.get_num_threads()} threads")

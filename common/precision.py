@@ -1,8 +1,18 @@
 """TF32: faster float32 products on CUDA with 10-bit mantissas, for training and sampling only."""
 
 import contextlib
+import os
 
 import torch
+
+
+def set_up(deterministic):
+    """TF32 on CUDA, and with `deterministic` only kernels that repeat their results bit for bit.
+    For each process that computes."""
+    allow_tf32()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS needs it
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def allow_tf32():

@@ -17,26 +17,14 @@ from typing import Any
 
 from common import storage
 from common.errors import Refusal
+from common.run import PUBLISHED_DEFAULTS
 from common.seeds import INITIAL
 
-# What a record means that lacks a constant, because it was made before there was one.
-DEFAULTS = {
-    "n_step": 0,
-    "loss_weight": "plain",
-    "amp": False,
-    "sampler": "ddpm",
-    "sample_steps": 50,
-    "eta": 0.0,
-    "clip_x0": False,
-    "init_from": "scratch",
-    "control": False,
-    "N_ref": 0,
-}
 MIXTURE = ("N_next", "N_with_w", "N_real", "resample_real", "accumulate")
 # Constants that shape neither a model nor its samples, or have a field of their own.
 APART = {*MIXTURE, "N_initial", "N_eval", "N_ref", "dataset", "seed", "initial_seed", "w"}
 APART |= {"init_from", "control", "deterministic", "fast", "generation_number", "max_c"}
-APART |= {"save_every", "save_dir", "save_dirs", "Wall", "script", "recipe"}
+APART |= {"save_every", "save_dir", "save_dirs", "Wall", "script", "recipe", "words"}
 USELESS = ("n_T", "beta1", "beta2", "n_feat", "n_classes", "dataset")  # if they change in a loop
 
 NEW_IMAGES = ("FullSynthetic", "Fresh")  # scenarios whose controls train on new images only
@@ -112,7 +100,7 @@ def recorded(run):
 
 def _from_record(run):
     record = recorded(run)
-    constants, inputs = {**DEFAULTS, **record["constants"]}, record["inputs"]
+    constants, inputs = {**PUBLISHED_DEFAULTS, **record["constants"]}, record["inputs"]
     scenario, *control = record["scenario"].split(" control")
     n_fixed = 0 if scenario in NEW_IMAGES else _at_most_all(constants["N_real"], constants)
     initial_seed = record.get("initial_seed", constants["seed"])
@@ -152,7 +140,7 @@ def recipe(constants):
     """{constant: value} of the constants that shape a model or its samples: those that are not
     named in APART. What another constant makes idle is left out: passes over the data when the
     steps are counted, and the settings of DDIM where it does not sample."""
-    made = {**DEFAULTS, **constants}
+    made = {**PUBLISHED_DEFAULTS, **constants}
     idle = {"n_epoch"} if made["n_step"] else set()
     if made["sampler"] == "ddpm":
         idle |= {"sample_steps", "eta", "clip_x0"}
@@ -278,7 +266,7 @@ def check_controls(loops, controls):
 def check_initial(constants, initial):
     """Refusal when a loop cannot go on from its initial model: {constant: value} of main.py (or of
     a loop's record) against those of initialmain.py in run_initial.json."""
-    ours, made = {**DEFAULTS, **constants}, {**DEFAULTS, **initial}
+    ours, made = {**PUBLISHED_DEFAULTS, **constants}, {**PUBLISHED_DEFAULTS, **initial}
     for name in USELESS:
         if name in ours and name in made and ours[name] != made[name]:
             raise Refusal(

@@ -24,14 +24,14 @@ SPECTRUM_FIGURES = {
 }
 
 
-def write(folder, w, stopped=None):
+def write(folder, w):
     """Writes the page of the loop with guidance weight w from the files in its folder.
 
-    stopped: why the run ended early. Returns the page's path, or None, saying so, when it cannot be
+    Returns the page's path, or None, saying so, when it cannot be
     written: a page must never stop a run.
     """
     try:
-        weights = _weights(folder)
+        weights = run.weights(folder)
         if not set(weights) - {w}:
             path = folder / "report.html"
         else:
@@ -39,8 +39,8 @@ def write(folder, w, stopped=None):
             storage.remove(folder / "report.html")  # that of the first weight, alone until now
             for other in weights:
                 if other != w and not _path(folder, other).exists():
-                    storage.save_text(_page(Run(folder, other), None), _path(folder, other))
-        storage.save_text(_page(Run(folder, w), stopped), path)
+                    storage.save_text(_page(Run(folder, other)), _path(folder, other))
+        storage.save_text(_page(Run(folder, w)), path)
         if path.name != "report.html":
             index(folder)
         return path
@@ -52,7 +52,7 @@ def index(folder):
     """Writes index.html over the guidance weights in a folder; returns its path, or None."""
     try:
         path, loops = folder / "index.html", {}
-        for w in _weights(folder):
+        for w in run.weights(folder):
             loops[f"w = {number_text(w)}"] = Run(folder, w)
         links = {name: quote(_path(folder, of.w).name) for name, of in loops.items()}
         if len(loops) == 1:
@@ -96,24 +96,18 @@ def _failed(folder, error):
     print(f"note: the page of {folder} could not be written, the run goes on: {text}")
 
 
-def _weights(folder):
-    """The guidance weights of the loops in a folder."""
-    records = folder.glob("run_w*.json")
-    return sorted(float(path.stem.removeprefix("run_w")) for path in records)
-
-
 def _path(folder, w):
     return folder / f"report_w{number_text(w)}.html"
 
 
-def _page(of, stopped):
+def _page(of):
     """The page of one loop, from the files that are there."""
     path, rows = of.table("run", "json"), of.metrics()
     record = storage.load_json(path) if path.exists() else {}  # {}: made by other code
     name = record.get("scenario", of.folder.name)
     parts = [f"<p>{elements.escaped(of.folder)}</p>"]
     if record:
-        parts += [_status(of, record, rows, stopped), *_what_was_run(name, record)]
+        parts += [_status(of, record, rows), *_what_was_run(name, record)]
     if rows:
         parts += ["<h2>Metrics</h2>", *elements.curves({"": rows}), _metrics_table(of)]
         parts += [
@@ -134,13 +128,14 @@ def _page(of, stopped):
     return elements.document(f"{name}, w = {number_text(of.w)}", parts)
 
 
-def _status(of, record, rows, stopped):
+def _status(of, record, rows):
     """How far the run is, and how much time it took and needs."""
     done, total = sum(row["generation"] != INITIAL for row in rows), record["generation_number"]
     seconds = [
         (row["generation"], float(row["seconds"])) for row in storage.load_rows(of.table("timings"))
     ]
     spent = sum(value for _, value in seconds)
+    stopped = record.get("stopped")
     of_generations = sum(value for generation, value in seconds if generation != "initial")
     if stopped:
         text = f"Stopped: {stopped}. "
@@ -257,7 +252,7 @@ def _browser(of, row):
     return (
         f'<section class="generation"><h3>{elements.escaped(name)}</h3>'
         f'<div class="strip">{elements.pixels(strip, f"{name}, {what}")}</div><div class="pair">'
-        f"<figure>{pair}</figcaption></figure><figure>{tsne}<figcaption>t-SNE of the features of "
+        f"<figure>{pair}</figcaption></figure><figure>{tsne}<figcaption>t-SNE of the pixels of "
         "real and synthetic images</figcaption></figure></div></section>"
     )
 

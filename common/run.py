@@ -2,6 +2,7 @@
 
 import dataclasses
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -15,6 +16,20 @@ from common.data import LabelledImages
 from common.errors import UserError
 from common.seeds import INITIAL
 from common.settings import number_text
+
+# What a record means that lacks a constant, because it was made before there was one.
+PUBLISHED_DEFAULTS = {
+    "n_step": 0,
+    "loss_weight": "plain",
+    "amp": False,
+    "sampler": "ddpm",
+    "sample_steps": 50,
+    "eta": 0.0,
+    "clip_x0": False,
+    "init_from": "scratch",
+    "control": False,
+    "N_ref": 0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +108,12 @@ class Run:
         storage.save_rows(named, self.table("metrics"))
 
 
+def weights(folder):
+    """The guidance weights of the loops in a folder, by their records."""
+    names = (re.fullmatch(r"run_w(\d+(?:\.\d+)?)\.json", path.name) for path in folder.iterdir())
+    return sorted(float(name[1]) for name in names if name)
+
+
 def control_rows(folder):
     """The metrics of all generations of the control loops beside a run, without their initial
     model, which is the run's own."""
@@ -141,11 +162,13 @@ def save_images(data, paths):
     storage.save(data.images, paths[0])
 
 
-def record(path, constants, inputs, current):
-    """Writes how a run is made, before its work starts; checks it when the run continues.
+def record(path, constants, inputs, current, binding):
+    """Writes how a run is made; checks it when the run continues.
 
     constants: {name: value} and inputs: {file name or dataset: hash} of which UserError names those
-    that changed since the run began; current: {name: value} of what may change, kept as it is now.
+    that changed since the run began, if the record is `binding`: a finished stage was made with
+    them. Until then it is written anew. current: {name: value} of what may change, kept as it is
+    now.
     """
     made = {
         **current,
@@ -162,7 +185,7 @@ def record(path, constants, inputs, current):
         "threads": torch.get_num_threads(),
         "commit": _commit(),
     }
-    if not path.exists():
+    if not path.exists() or not binding:
         storage.save_json(made, path)
         return
     if not storage.intact(path):
@@ -172,7 +195,7 @@ def record(path, constants, inputs, current):
         )
     before = storage.load_json(path)
     for kind in ("constants", "inputs"):
-        old, new = before[kind], made[kind]
+        old, new = ({**PUBLISHED_DEFAULTS, **each[kind]} for each in (before, made))
         changed = [
             f"{name} (was {old.get(name)}, is {new.get(name)})"
             for name in dict.fromkeys([*old, *new])
@@ -181,7 +204,7 @@ def record(path, constants, inputs, current):
         if changed:
             raise UserError(
                 f"{path.name} in {path.parent} began with other {kind}: {', '.join(changed)}; "
-                "restore them, or start a new run in another save_dir"
+                "restore them, or start a new run, initialmain.py first, in another save_dir"
             )
     for kind in ("versions", "device", "threads"):
         if before[kind] != made[kind]:

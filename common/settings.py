@@ -65,7 +65,10 @@ def _list_of(rule, text, empty=False, distinct=True):
 
 
 _TRUTH = (lambda value: isinstance(value, bool)), "True or False"
-_PATH = (lambda value: isinstance(value, str) and value.strip() != ""), "a folder's name"
+_PATH = (
+    lambda value: isinstance(value, str) and value.strip() != "" and min(map(ord, value)) >= 32,
+    "a folder's name, with / or \\\\ between folders: a single \\ changes the letter after it",
+)
 _GUIDANCE = _number(lambda w: w >= 0, "a number, 0 or more")
 _PROBABILITY = _number(lambda p: 0 < p < 1, "a number between 0 and 1, both excluded")
 
@@ -127,6 +130,7 @@ RULES = {
     "primary": _one_of(*WATCHED),
     "primary_t": _whole(1),
 }
+MOST_SIGNAL = 0.1  # of the image that may be left in x_T; published: 0.006
 REAL = {"w", "Wall", "lrate", "save_every"}  # numbers that need not be whole, whatever the default
 WRITTEN = {"save_dir", "save_dirs", "output_dir"}  # folders that a script writes to
 PATHS = WRITTEN | {"run_dir", "runs", "controls"}
@@ -169,8 +173,8 @@ def from_script(namespace, argv=None):
         metavar="NAME",
         help=f"stands for the constants of a recipe: {' or '.join(recipes.NAMES)}",
     )
-    words = sys.argv[1:] if argv is None else argv
-    words, recipe, meaning = _expanded(words, script, defaults, parser)
+    given_words = sys.argv[1:] if argv is None else argv
+    words, recipe, meaning = _expanded(given_words, script, defaults, parser)
     given, unknown = parser.parse_known_args(words)
     if unknown:
         name = unknown[0].split("=")[0]
@@ -178,7 +182,11 @@ def from_script(namespace, argv=None):
         hint = f"; did you mean --{close[0]}?" if close else "; --help lists the constants"
         parser.error(f"there is no constant {name}{hint}")
 
-    constants = SimpleNamespace(script=script, recipe=recipe)
+    if strange := [name for name in defaults if name not in RULES]:
+        close = difflib.get_close_matches(strange[0], RULES, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        parser.error(f"no script has a constant {strange[0]}, which stands in {script.name}{hint}")
+    constants = SimpleNamespace(script=script, recipe=recipe, words=list(given_words))
     for name, default in defaults.items():
         value = getattr(given, name, None)
         try:
@@ -201,9 +209,47 @@ def from_script(namespace, argv=None):
         parser.error(
             f"sample_steps is {constants.sample_steps}, but it must be at most n_T, {constants.n_T}"
         )
+    if hasattr(constants, "beta2") and (text := _schedule_error(constants)):
+        parser.error(text)
     if recipe:
         print(meaning)
     return constants
+
+
+def _schedule_error(constants):
+    """What is wrong with n_T and the betas together, or None: x_T must be noise, and alphabar a
+    number that float32 has."""
+    n_T, beta1, beta2 = constants.n_T, constants.beta1, constants.beta2
+    betas = (beta1 + (beta2 - beta1) * t / n_T for t in range(n_T + 1))
+    alphabar_T = math.exp(sum(math.log1p(-beta) for beta in betas))
+    if 1e-37 < alphabar_T <= MOST_SIGNAL:
+        return None
+    return (
+        f"n_T is {n_T} and beta2 {beta2}, so alphabar_T, what is left of the image at the last step, "
+        f"is {alphabar_T:.2g}, but it must be between 1e-37 and {MOST_SIGNAL}: sampling starts from "
+        f"noise alone; beta2 = {min(0.5, 10 / n_T):.3g} suits this n_T, n_T = {round(10 / beta2)} "
+        "this beta2"
+    )
+
+
+def initial_command(constants, weights):
+    """The command that makes what main.py needs for these weights (texts), with the user's
+    overrides as far as initialmain.py has them."""
+    script = constants.script.with_name("initialmain.py")
+    known = {*_constants(script.read_text(encoding="utf-8-sig")), "recipe"} - {"Wall"}
+    renamed = {"save_dir": "save_dirs", "N_next": "N_with_w", "N_initial": "N_real"}
+    kept, keeping = [], False
+    for word in getattr(constants, "words", []):
+        if word.startswith("--"):
+            name, equals, value = word.removeprefix("--").partition("=")
+            if name == "N_real" and hasattr(constants, "N_initial"):
+                name = None  # of each generation, not of the initial model
+            name = renamed.get(name, name)
+            keeping = name in known
+            word = f"--{name}{equals}{value}"
+        if keeping:
+            kept.append(f'"{word}"' if " " in word else word)
+    return " ".join(["python initialmain.py", *kept, "--Wall", *weights])
 
 
 def _expanded(words, script, defaults, parser):

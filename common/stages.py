@@ -3,6 +3,8 @@
 A stage is complete when its files are there; what an interrupted one saved lies beside it.
 """
 
+import torch
+
 from common import processes, run, storage
 from common.data import LabelledImages, load_real
 from common.ddpm import DDPM
@@ -15,8 +17,16 @@ from common.train import Training, save_losses, train_ddpm
 from common.unet import ContextUnet
 
 
-def train(run_, generation, data, constants, seeds, start=None):
-    """Trains a DDPM on LabelledImages and saves its losses, then the model."""
+def train(run_, generation, data, constants, seeds, source, start=None):
+    """Trains a DDPM on LabelledImages and saves its losses, then the model.
+
+    source: the hash of what the model is made from; start: the model that its weights come from.
+    """
+    training, images = Training.of(constants), data.images.numpy().tobytes()
+    model = constants.n_feat, constants.n_T, constants.beta1, constants.beta2
+    begun_from = start and storage.sha256(start)
+    _begin(run_.training_state(generation), images, training, model, seeds, begun_from)
+    storage.note_source(run_.model(generation), source)
     ddpm = seeds.initialised(
         lambda: DDPM(
             ContextUnet(1, constants.n_feat, constants.n_classes),
@@ -31,11 +41,16 @@ def train(run_, generation, data, constants, seeds, start=None):
                 f"{start} has n_feat = {previous.nn_model.n_feat} and n_T = {previous.n_T}: "
                 "give the same, or init_from = scratch"
             )
+        if not torch.allclose(previous.sqrtmab.cpu(), ddpm.sqrtmab, atol=1e-5):
+            raise UserError(
+                f"{start} was trained with other betas than beta1 = {constants.beta1} and beta2 = "
+                f"{constants.beta2}: give the same, or init_from = scratch"
+            )
         ddpm.load_state_dict(previous.state_dict())
     losses = train_ddpm(
         ddpm.to(processes.device()),
         LabelledImages(*data).to(processes.device()),
-        Training.of(constants),
+        training,
         seeds=seeds,
         state_path=run_.training_state(generation),
         losses_path=run_.losses(generation),
@@ -53,8 +68,12 @@ def sample(run_, generation, files, n, w, stage, constants, seeds):
     files: the paths of images and labels; stage names the source of noise among `seeds`.
     """
     images, _ = files
-    if is_done(files, partial(images)):
+    if is_sampled(run_, generation, files):
         return
+    model = storage.sha256(run_.model(generation))
+    chain = constants.sampler, constants.sample_steps, constants.eta, constants.clip_x0
+    _begin(partial(images), model, n, float(w), stage, seeds, chain)
+    storage.note_source(images, model)
     data = generate_samples(
         run.load_ddpm(run_.model(generation)),
         n,
@@ -75,13 +94,25 @@ def sample(run_, generation, files, n, w, stage, constants, seeds):
     storage.remove(partial(images))
 
 
-def train_feature_network(run_, constants, real):
-    """Trains LeNet on all real training images and saves it, unless it is there.
+def _begin(unfinished, *made_from):
+    """Notes what an unfinished file is made from (bytes, or what has a repr of its own); removes
+    what a stopped work of other things left there."""
+    parts = [part if isinstance(part, bytes) else repr(part).encode() for part in made_from]
+    source = storage.digest(*parts)
+    if not storage.is_from(unfinished, source):
+        storage.remove(unfinished)
+    storage.note_source(unfinished, source)
+
+
+def train_feature_network(run_, constants, real, source):
+    """Trains LeNet on all real training images (source: their hash) and saves it, unless it is
+    there.
 
     It is the same for every scenario and seed: FIDs by different networks cannot be compared.
     """
-    if storage.intact(run_.prmodel):
+    if is_done([run_.prmodel], source):
         return
+    storage.note_source(run_.prmodel, source)
     print("training the feature network prmodel.pth ...")
     network = train_lenet(real.to(processes.device()), Seeds(0, "feature network"))
     storage.save(network.state_dict(), run_.prmodel)
@@ -89,18 +120,29 @@ def train_feature_network(run_, constants, real):
     print(f"prmodel.pth classifies {percent:.2f} % of the test images correctly")
 
 
-def is_trained(run_, generation):
-    """Whether a generation's model is there. A damaged table of its losses is set aside, but not
-    worth another training."""
+def is_trained(run_, generation, source):
+    """Whether a generation's model is there, made from this source. A damaged table of its losses
+    is set aside, but not worth another training."""
     storage.intact(run_.losses(generation))
-    return is_done([run_.model(generation)], run_.training_state(generation))
+    return is_done([run_.model(generation)], source, run_.training_state(generation))
 
 
-def is_done(paths, leftover):
-    """Whether a stage's files are there as they were written; if so, removes what a stop just
-    after them left behind."""
+def is_sampled(run_, generation, files):
+    """Whether samples of the model that is there now are in `files`: images and labels."""
+    return is_done(files, storage.sha256(run_.model(generation)), partial(files[0]))
+
+
+def is_done(paths, source, leftover=None):
+    """Whether a stage's files are there as they were written and made from this source, the hash
+    of what it needs. Removes what was made from anything else, saying so, and, where all is done,
+    what a stop just after it left behind (`leftover`)."""
+    if not all(storage.is_from(path, source) for path in paths):
+        if any(path.exists() for path in paths):
+            print(f"note: {paths[0].name} was made from what is there no more: it is made again")
+        for path in paths:
+            storage.remove(path)
     done = all([storage.intact(path) for path in paths])
-    if done:
+    if done and leftover:
         storage.remove(leftover)
     return done
 

@@ -39,10 +39,7 @@ def read(path, made_by="initialmain.py"):
     """The bytes of a file. UserError when it is missing, or is not what was written."""
     if not path.exists():
         raise UserError(f"{path.name} is missing in {path.parent}: run {made_by} first")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    content = _content(path)
     if not _matches(path, content):
         raise UserError(
             f"{path} is damaged or was replaced: run {made_by} again to make it anew, "
@@ -52,28 +49,60 @@ def read(path, made_by="initialmain.py"):
 
 
 def intact(path):
-    """Whether a file is there as it was written. A damaged one is kept aside, saying so."""
+    """Whether a file is there as it was written. A damaged one is kept aside, saying so; one that
+    cannot be read, for the moment or for ever, is a UserError: nothing is known of it."""
     if not path.exists():
         return False
-    with contextlib.suppress(OSError):  # on a damaged disk reading itself fails
-        if _matches(path, path.read_bytes()):
-            return True
+    if _matches(path, _content(path)):
+        return True
     number, aside = 1, path.with_name(path.name + ".damaged")
     while aside.exists():
         number += 1
         aside = path.with_name(f"{path.name}.damaged{number}")
-    os.replace(path, aside)
-    _record(path).unlink(missing_ok=True)
+    try:
+        os.replace(path, aside)
+        _record(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot rename {path}, which is damaged: {error.strerror}") from error
     print(f"note: {path.name} is damaged or was replaced; kept as {aside.name} in {path.parent}")
     return False
 
 
 def remove(path):
-    """Deletes a file that is no longer needed, if it is there, its hash, and what a write of
-    either left behind that was killed."""
-    for file in (path, _record(path)):
+    """Deletes a file that is no longer needed, if it is there, its hash and source, and what a
+    write of them left behind that was killed."""
+    for file in (path, _record(path), _source(path)):
         file.unlink(missing_ok=True)
         _temporary(file).unlink(missing_ok=True)
+
+
+def note_source(path, source):
+    """Notes, before a file is written, the hash of what it is made from."""
+    try:
+        _replace(_source(path), source.encode())
+    except OSError as error:
+        raise UserError(f"cannot write {_source(path)}: {error.strerror or error}") from error
+
+
+def is_from(path, source):
+    """Whether a file was made from this source, as far as was noted: what earlier versions or
+    other code put there has no note."""
+    noted = _source(path)
+    return not noted.exists() or noted.read_text(encoding="utf-8", errors="replace") == source
+
+
+def _content(path):
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror or error}; when it can be read again (is it open "
+            "in another program, or the disk away?) run the same command again"
+        ) from error
+
+
+def _source(path):
+    return path.parent / "hashes" / f"{path.name}.from"
 
 
 def _record(path):
@@ -224,7 +253,7 @@ def _lock(file):
 
 def sha256(path):
     """The hexadecimal SHA-256 of a file's bytes."""
-    return digest(path.read_bytes())
+    return digest(_content(path))
 
 
 def digest(*parts):
