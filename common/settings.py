@@ -225,10 +225,10 @@ def _schedule_error(constants):
     if 1e-37 < alphabar_T <= MOST_SIGNAL:
         return None
     return (
-        f"n_T is {n_T} and beta2 {beta2}, so alphabar_T, what is left of the image at the last step, "
-        f"is {alphabar_T:.2g}, but it must be between 1e-37 and {MOST_SIGNAL}: sampling starts from "
-        f"noise alone; beta2 = {min(0.5, 10 / n_T):.3g} suits this n_T, n_T = {round(10 / beta2)} "
-        "this beta2"
+        f"n_T is {n_T} and beta2 {beta2}: of the image in x_T, where sampling starts from noise "
+        f"alone, alphabar_T = {alphabar_T:.2g} is left, but it must be between 1e-37 and "
+        f"{MOST_SIGNAL}; beta2 = {min(0.5, 10 / n_T):.3g} suits this n_T, n_T = "
+        f"{round(10 / beta2)} this beta2"
     )
 
 

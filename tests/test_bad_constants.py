@@ -61,6 +61,12 @@ CASES = [
         "sample_steps is 50, but it must be at most n_T, 40",
     ),
     (FULL / "main.py", "--amp yes", "--amp: 'yes' is neither True nor False"),
+    (FULL / "main.py", "--n_T 50", "n_T is 50 and beta2 0.02: of the image in x_T"),
+    (FULL / "main.py", "--n_T 50", "beta2 = 0.2 suits this n_T, n_T = 500 this beta2"),
+    (FULL / "initialmain.py", "--beta2 0.5", "must be between 1e-37 and 0.1; beta2 = 0.02 suits"),
+    (FULL / "main.py", "--eta 1.5", "eta is 1.5, but it must be a number from 0 to 1"),
+    (FULL / "main.py", "--loss_weight snr", "loss_weight is 'snr', but it must be 'plain' or"),
+    (FULL / "main.py", "--N_ref 5", "N_ref is 5, but it must be 0 (all) or a whole number above 5"),
     (FULL / "main.py", "--control maybe", "--control: 'maybe' is neither True nor False"),
     (FULL / "main.py", "--save_dir", "argument --save_dir: expected one argument"),
     (FULL / "main.py", "--save_dir scenario.py", "scenario.py', which cannot be written to"),
@@ -114,6 +120,29 @@ def test_it_is_refused_in_one_line_with_status_2(capsys, script, words, said):
     assert stopped.value.code == 2 and shown.out == ""
     assert shown.err.startswith(f"{script.name}: error: ") and shown.err.count("\n") == 1
     assert said.replace("/", "\\" if sys.platform == "win32" else "/") in shown.err
+
+
+def test_a_tab_in_a_path_is_refused(capsys):
+    """In a Python file ".\\data\\t500" holds a TAB."""
+    with pytest.raises(SystemExit) as stopped:
+        settings.from_script({**namespace(FULL / "main.py"), "save_dir": ".\\data\t500"}, [])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "a single \\ changes the letter after it" in said and said.count("\n") == 1
+
+
+def test_a_name_that_no_script_knows_is_refused_in_the_file_too(tmp_path, capsys):
+    script = tmp_path / "main.py"
+    source = (FULL / "main.py").read_text(encoding="utf-8").replace("n_epoch = ", "n_epochs = ")
+    script.write_text(source, encoding="utf-8")
+    known = namespace(FULL / "main.py")
+    values = {**known, "n_epochs": known["n_epoch"], "__file__": str(script)}
+    with pytest.raises(SystemExit) as stopped:
+        settings.from_script(values, [])
+    assert stopped.value.code == 2
+    assert "no script has a constant n_epochs, which stands in main.py; did you mean n_epoch?" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_script_is_no_further_than_its_constants_then():

@@ -110,6 +110,24 @@ def test_missing_mnist_that_cannot_be_downloaded_is_one_sentence(tmp_path, monke
     assert "MNIST_ROOT" in said and "--dataset digits" in said
 
 
+def damaged_mnist(tmp_path, mnist_root, change):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for path in (mnist_root / "MNIST" / "raw").iterdir():
+        (raw / path.name).write_bytes(change(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda content: b"", lambda content: content[:-100]], ids=["empty", "truncated"]
+)
+def test_damaged_mnist_is_called_damaged_and_not_missing(tmp_path, monkeypatch, mnist_root, change):
+    damaged_mnist(tmp_path, mnist_root, change)
+    monkeypatch.setenv("MNIST_ROOT", str(tmp_path))
+    with pytest.raises(UserError, match=r"the MNIST files in .*raw are damaged") as stopped:
+        data.load_real("mnist", train=False)
+    assert "\n" not in str(stopped.value) and "downloaded" not in str(stopped.value)
+
+
 # Quantisation
 
 

@@ -1,6 +1,10 @@
 """The loop: stages, continuation, what is measured on what, and what it refuses to do."""
 
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -19,7 +23,7 @@ from tiny import (
     training_set_of,
 )
 
-from common import evaluation, loop, run, storage
+from common import data, evaluation, loop, run, stages, storage, train
 from common.data import load_real
 from common.errors import UserError
 from common.fid import calculate_frechet_distance, feature_statistics
@@ -304,12 +308,12 @@ def test_every_generation_trains_on_the_samples_of_the_one_before(finished):
 
     assert training_set(INITIAL, real, None, constants, Seeds(0, "tests")) is real
     for generation in (0, 1):
-        data = training_set(generation, real, synthetic, constants, None)
-        assert torch.equal(data.images, synthetic(generation - 1).images)
-        assert torch.equal(data.labels, synthetic(generation - 1).labels)
+        chosen = training_set(generation, real, synthetic, constants, None)
+        assert torch.equal(chosen.images, synthetic(generation - 1).images)
+        assert torch.equal(chosen.labels, synthetic(generation - 1).labels)
     constants.N_next = 30  # generation 0 takes no more than the later ones, whatever there is
-    data = training_set(0, real, synthetic, constants, None)
-    assert torch.equal(data.images, synthetic(INITIAL).images[:30])
+    chosen = training_set(0, real, synthetic, constants, None)
+    assert torch.equal(chosen.images, synthetic(INITIAL).images[:30])
 
 
 def test_a_control_loop_trains_on_real_images_in_a_folder_of_its_own(initial, tmp_path):
@@ -419,3 +423,151 @@ def test_more_reference_images_than_samples_can_be_left_out_of_prdc(initial, fin
     assert 0 <= ours[0]["coverage"] <= 1
     saved = storage.load(folder / "real_features.pth")
     assert saved["radii"].shape == (100,) and saved["key"]["N_ref"] == 100
+
+
+# What was made from what
+
+
+def test_what_was_made_from_a_model_that_is_there_no_more_is_made_again(finished, tmp_path, capsys):
+    """As after a damaged model was trained again, with other bits: another number of threads."""
+    folder = copied(finished, tmp_path / "run")
+    files = Run(folder, 0)
+    before, model = hashes(folder), storage.load(files.model(0))
+    model["nn_model.out.3.bias"] += 0.01
+    storage.save(model, files.model(0))
+    main(folder)
+    said = capsys.readouterr().out
+    for name in ("gen_data_with_w0_w0", "gen_data_without_w0_w0", "model_1_w0.pth"):
+        assert f"note: {name} was made from what is there no more" in said
+    assert "initial" not in said.split("note: ", 1)[1].splitlines()[0]
+    after = hashes(folder)
+    same = {name for name in before if before[name] == after[name]}
+    assert {"model_initial.pth", "gen_data_without_w_initial_w0", "tsne_initial_w0.png"} <= same
+    assert not same & {"gen_data_with_w0_w0", "model_1_w0.pth", "gen_data_without_w1_w0"}
+    consistent(folder, (INITIAL, 0, 1), tmp_path)
+    main(folder)
+    assert "nothing to do" in capsys.readouterr().out and hashes(folder) == after
+
+
+def consistent(folder, generations, tmp_path):
+    """From outside: samples are those of their models, and metrics those of the samples."""
+    files = Run(folder, 0)
+    lenet = run.load_lenet(files.prmodel)
+    real = feature_statistics(extract_mnist_features(load_real("digits").images, lenet))
+    rows = {row["generation"]: row for row in files.metrics()}
+    for g in generations:
+        ddpm, seeds = run.load_ddpm(files.model(g)), Seeds(0, "FullSynthetic", 0, g)
+        for paths, stage in ((files.evaluation(g), "evaluation"), (files.samples(g), "samples")):
+            found = run.load_images(paths).images
+            how = {"max_c": 30, "save_every": 1e9, "name": "test"}
+            expected = generate_samples(
+                ddpm, len(found), 0, seeds=seeds, stage=stage, partial_path=tmp_path / "part", **how
+            )
+            assert (found.int() - expected.images.int()).abs().max() <= 1
+        images, _ = run.load_images(files.evaluation(g))
+        fid = calculate_frechet_distance(
+            *feature_statistics(extract_mnist_features(images, lenet)), *real
+        )
+        assert rows[g]["fid"] == pytest.approx(fid, rel=1e-9)
+        assert storage.sha256(files.model(g)).startswith(rows[g]["model"])
+
+
+def test_partial_samples_of_another_model_are_not_continued(initial, finished, tmp_path):
+    folder = copied(finished, tmp_path / "run", leave_out=["*_data_without_w0_w0", "metrics*"])
+    files = Run(folder, 0)
+    part = stages.partial(files.evaluation(0)[0])
+    storage.note_source(part, "another model")
+    storage.save(torch.zeros(30, 1, 28, 28, dtype=torch.uint8), part)
+    main(folder)
+    assert hashes(folder)["gen_data_without_w0_w0"] == hashes(finished)["gen_data_without_w0_w0"]
+
+
+def test_folders_of_earlier_versions_without_sources_are_taken_as_they_are(
+    finished, tmp_path, capsys
+):
+    folder = copied(finished, tmp_path / "run", leave_out=["*.from"])
+    record = storage.load_json(folder / "run_w0.json")
+    for name in ("n_step", "loss_weight", "eta", "clip_x0", "N_ref", "control"):
+        del record["constants"][name]
+    storage.save_json(record, folder / "run_w0.json")
+    main(folder)
+    assert "nothing to do" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"eta \(was 0.0, is 0.5\)"):
+        main(folder, eta=0.5)
+
+
+# When a record binds
+
+
+def test_constants_bind_from_the_first_finished_stage_on(tmp_path, monkeypatch):
+    """A wrong constant, Ctrl-C, the right one; what the stopped training left is not continued."""
+    initialmain(tmp_path / "whole", n_epoch=3)
+    whole, batches = hashes(tmp_path / "whole"), []
+
+    def stops(*arguments):
+        for batch in data.batches(*arguments):
+            batches.append(batch)
+            if len(batches) == 60:  # in the second epoch: the first one is saved
+                raise KeyboardInterrupt
+            yield batch
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(train, "batches", stops)
+        initialmain(tmp_path / "run", n_epoch=4, lrate=5e-3)
+    assert Run(tmp_path / "run", 0).training_state(INITIAL).exists()
+    initialmain(tmp_path / "run", n_epoch=3)
+    ours = hashes(tmp_path / "run")
+    assert ours["model_initial.pth"] == whole["model_initial.pth"]
+    with pytest.raises(SystemExit, match=r"n_epoch \(was 3, is 4\)"):
+        initialmain(tmp_path / "run", n_epoch=4)
+
+
+def test_two_folders_continue_with_another_batch_size_and_more_weights(initial, tmp_path):
+    folders = [copied(initial, tmp_path / name) for name in "ab"]
+    initialmain(folders[0], save_dirs=folders)
+    initialmain(folders[0], save_dirs=folders, max_c=35, save_every=5, Wall=[0, 1])
+    initialmain(folders[0], save_dirs=folders, max_c=30)
+    for folder in folders:
+        assert (
+            hashes(folder)["gen_data_with_w_initial_w0"]
+            == (hashes(initial)["gen_data_with_w_initial_w0"])
+        )
+        assert (folder / "gen_data_with_w_initial_w1").exists()
+
+
+def test_going_on_from_a_model_of_other_betas_is_refused(initial, tmp_path):
+    folder = copied(initial, tmp_path / "run", leave_out=["run_initial.json"])
+    with pytest.raises(SystemExit, match="was trained with other betas than beta1 = 0.1"):
+        main(folder, init_from="previous", beta1=0.1)
+
+
+# What is missing
+
+
+def test_all_that_is_missing_is_named_with_a_command_that_makes_it(initial, tmp_path):
+    folder = tmp_path / "a run"
+    tiny = {**TINY_MAIN, "N_next": 70, "generation_number": 1, "save_dir": folder}
+    done = run_script(FOLDER / "mainall.py", **tiny, Wall=[0, 0.5])
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    for name in ("prmodel.pth", "model_initial.pth", "gen_index_with_w_initial_w0.5"):
+        assert name in done.stderr
+    command = done.stderr.strip().split("first run python ")[1]
+    assert f'--save_dirs "{folder}"' in command and command.endswith("--Wall 0 0.5")
+    words = shlex.split(command)
+    folder.mkdir()
+    shutil.copy(initial / "prmodel.pth", folder)
+    done = subprocess.run(
+        [sys.executable, *words], cwd=FOLDER, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    done = run_script(FOLDER / "mainall.py", **tiny, Wall=[0, 0.5])
+    assert done.returncode == 0, done.stderr
+
+
+def test_other_files_in_the_folder_do_not_end_mainall(finished, tmp_path):
+    folder = copied(finished, tmp_path / "run")
+    (folder / "metrics_w0_old.csv").write_text("generation\n", encoding="utf-8")
+    (folder / "run_w0_old.json").write_text("{}", encoding="utf-8")
+    constants = constants_of(FOLDER / "mainall.py", **TINY_MAIN, Wall=[0], save_dir=folder)
+    loop.mainall(training_set_of(FOLDER), constants)
+    assert (folder / "weights.png").exists()

@@ -78,6 +78,42 @@ def test_a_run_of_two_processes_goes_from_the_start_to_the_end(tmp_path):
     assert len(Run(folder, 0).metrics()) == 3 and (folder / "report.html").exists()
 
 
+SWITCHES = f"""
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path.insert(0, {str(ROOT)!r})
+import torch
+
+from common import loop, processes
+
+
+def switches():
+    mine = processes.rank(), torch.are_deterministic_algorithms_enabled()
+    return processes.gathered(lambda: mine)
+
+
+@processes.led
+def main(path):
+    loop._use_device(SimpleNamespace(deterministic=True))
+    path.write_text(repr(processes.together(switches)))
+
+
+main(Path(sys.argv[1]))
+"""
+
+
+def test_every_process_has_the_switches_of_the_first(tmp_path):
+    script, found = tmp_path / "switches.py", tmp_path / "found"
+    script.write_text(SWITCHES, encoding="utf-8")
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [sys.executable, *start, str(script), str(found)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert found.read_text(encoding="utf-8") == "[(0, True), (1, True)]"
+
+
 WITHOUT_BATCH_NORM = f"""
 import sys
 from pathlib import Path

@@ -206,6 +206,25 @@ def test_a_run_in_progress_says_how_far_it_is(finished, tmp_path):
     assert "45 min of work so far, about 1 h 20 min to go" in text  # (600 + 1800) / 2 each
 
 
+def test_why_a_loop_stopped_is_told_when_another_weights_page_is_written_too(
+    finished, tmp_path, monkeypatch
+):
+    folder = copied(finished, tmp_path / "run")
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(loop.stages, "train", raising)
+        main(folder, generation_number=3)
+    assert "Stopped: the power went" in Page(folder / "report.html").text
+    initialmain(folder, Wall=[0, 1])
+    main(folder, w=1, generation_number=1)
+    assert "Stopped: the power went" in Page(folder / "report_w0.html").text
+    main(folder, generation_number=2)
+    assert "Complete" in Page(folder / "report_w0.html").text
+
+
+def raising(*arguments, **keywords):
+    raise UserError("the power went")
+
+
 def test_a_generation_that_is_not_drawn_yet_is_in_the_table_only(finished, tmp_path):
     folder = copied(finished, tmp_path / "run", leave_out=["tsne_1_w0.png"])
     page = Page(report.write(folder, 0))

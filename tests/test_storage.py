@@ -396,3 +396,35 @@ def test_a_digest_is_that_of_the_bytes_in_a_row(tmp_path):
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
     (tmp_path / "abc").write_bytes(b"abc")
     assert storage.sha256(tmp_path / "abc") == storage.digest(b"a", b"", b"bc") == expected
+
+
+# What cannot be read, and what was made from what
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_file_that_cannot_be_read_for_a_moment_is_not_damaged(tmp_path, monkeypatch, number):
+    """Permissions, a network disk, Windows' sharing violation: one line, and nothing is touched."""
+    path = tmp_path / "file"
+    storage.write(path, b"content")
+
+    def refused(self):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refused)
+        for function in (storage.intact, storage.read, storage.sha256):
+            with pytest.raises(UserError, match=f"cannot read .*file: {os.strerror(number)}; when"):
+                function(path)
+    assert storage.intact(path) and storage.read(path) == b"content"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "hashes"]
+
+
+def test_a_source_is_noted_before_the_file_and_goes_with_it(tmp_path):
+    path = tmp_path / "file"
+    assert storage.is_from(path, "a")  # nothing is known
+    storage.note_source(path, "a")
+    assert storage.is_from(path, "a") and not storage.is_from(path, "b")
+    storage.write(path, b"content")
+    assert storage.is_from(path, "a") and storage.intact(path)
+    storage.remove(path)
+    assert storage.is_from(path, "b") and not any((tmp_path / "hashes").iterdir())
