@@ -14,6 +14,7 @@ from tiny import (
     ROOT,
     TINY_INITIAL,
     TINY_MAIN,
+    consistent,
     constants_of,
     copied,
     hashes,
@@ -447,29 +448,6 @@ def test_what_was_made_from_a_model_that_is_there_no_more_is_made_again(finished
     consistent(folder, (INITIAL, 0, 1), tmp_path)
     main(folder)
     assert "nothing to do" in capsys.readouterr().out and hashes(folder) == after
-
-
-def consistent(folder, generations, tmp_path):
-    """From outside: samples are those of their models, and metrics those of the samples."""
-    files = Run(folder, 0)
-    lenet = run.load_lenet(files.prmodel)
-    real = feature_statistics(extract_mnist_features(load_real("digits").images, lenet))
-    rows = {row["generation"]: row for row in files.metrics()}
-    for g in generations:
-        ddpm, seeds = run.load_ddpm(files.model(g)), Seeds(0, "FullSynthetic", 0, g)
-        for paths, stage in ((files.evaluation(g), "evaluation"), (files.samples(g), "samples")):
-            found = run.load_images(paths).images
-            how = {"max_c": 30, "save_every": 1e9, "name": "test"}
-            expected = generate_samples(
-                ddpm, len(found), 0, seeds=seeds, stage=stage, partial_path=tmp_path / "part", **how
-            )
-            assert (found.int() - expected.images.int()).abs().max() <= 1
-        images, _ = run.load_images(files.evaluation(g))
-        fid = calculate_frechet_distance(
-            *feature_statistics(extract_mnist_features(images, lenet)), *real
-        )
-        assert rows[g]["fid"] == pytest.approx(fid, rel=1e-9)
-        assert storage.sha256(files.model(g)).startswith(rows[g]["model"])
 
 
 def test_partial_samples_of_another_model_are_not_continued(initial, finished, tmp_path):

@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from common import loop, storage
+from common import loop, run, storage
 from common.data import load_real
-from common.lenet import train_lenet
+from common.fid import calculate_frechet_distance, feature_statistics
+from common.lenet import extract_mnist_features, train_lenet
+from common.run import Run
+from common.sample import generate_samples
 from common.seeds import Seeds
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,6 +90,29 @@ def main(save_dir, folder=FULL, **changes):
     """main.py in this process."""
     changes = {**TINY_MAIN, "save_dir": Path(save_dir), **changes}
     loop.main(training_set_of(folder), constants_of(folder / "main.py", **changes))
+
+
+def consistent(folder, generations, tmp_path):
+    """Asserts from outside that a loop's samples are those of its models, up to rounding, and its
+    metrics those of the samples."""
+    files = Run(folder, 0)
+    lenet = run.load_lenet(files.prmodel)
+    real = feature_statistics(extract_mnist_features(load_real("digits").images, lenet))
+    rows = {row["generation"]: row for row in files.metrics()}
+    for g in generations:
+        ddpm, seeds = run.load_ddpm(files.model(g)), Seeds(0, "FullSynthetic", 0, g)
+        for paths, stage in ((files.evaluation(g), "evaluation"), (files.samples(g), "samples")):
+            found = run.load_images(paths).images
+            how = {"max_c": 30, "save_every": 1e9, "name": "test"}
+            expected = generate_samples(
+                ddpm, len(found), 0, seeds=seeds, stage=stage, partial_path=tmp_path / "part", **how
+            )
+            assert (found.int() - expected.images.int()).abs().max() <= 1
+        images, _ = run.load_images(files.evaluation(g))
+        fake = feature_statistics(extract_mnist_features(images, lenet))
+        fid = calculate_frechet_distance(*fake, *real)
+        assert abs(rows[g]["fid"] - fid) <= 1e-6 * fid
+        assert storage.sha256(files.model(g)).startswith(rows[g]["model"])
 
 
 def copied(source, target, leave_out=()):
