@@ -136,6 +136,45 @@ def test_a_changed_checkpoint_is_measured_again_and_the_others_are_not(measured,
     assert not np.allclose(measured[1]["eigenvalues"][1], after["eigenvalues"][1])
 
 
+def test_nothing_left_to_measure_is_said(measured, capsys):
+    measure(measured[0])
+    assert "nothing to measure: all 2 checkpoints were measured before" in capsys.readouterr().out
+
+
+def test_the_dataset_is_that_of_the_runs_record(tmp_path, capsys):
+    """And is kept in the file, with the seed and the number of images of the denoising loss."""
+    folder = a_run(tmp_path, [0])
+    storage.save_json({"constants": {"dataset": "digits"}}, folder / "run_w0.json")
+    arrays = measure(folder, dataset="mnist")
+    expected = anchors.select("digits", 0, 10).index.tolist()
+    assert arrays["anchor_index"].tolist() == expected
+    assert (str(arrays["dataset"]), int(arrays["seed"]), int(arrays["n_held_out"])) == (
+        "digits",
+        0,
+        200,
+    )
+    printed = capsys.readouterr().out
+    assert "all 1 checkpoints measured at test images of digits" in printed
+
+
+def test_too_many_anchors_are_named_as_given(tmp_path):
+    message = r"n_anchors = 100 and 200 images for the denoising loss: 300 test images are needed"
+    with pytest.raises(SystemExit, match=message):
+        measure(a_run(tmp_path, [0]), n_anchors=100)
+
+
+def test_a_file_of_before_the_dataset_was_kept_continues(measured, tmp_path):
+    folder = copied(measured[0], tmp_path / "run")
+    arrays = anchors.load(folder / "spectra_w0.npz")
+    for name in ("dataset", "n_held_out"):
+        del arrays[name]
+    storage.save_arrays(arrays, folder / "spectra_w0.npz")
+    storage.save(model(9).state_dict(), folder / "model_1_w0.pth")
+    after = measure(folder)
+    assert after["generations"].tolist() == [INITIAL, 0, 1] and str(after["dataset"]) == "digits"
+    np.testing.assert_array_equal(after["eigenvalues"][:2], arrays["eigenvalues"])
+
+
 def test_other_anchors_in_the_same_file_are_refused(measured):
     folder, _ = measured
     with pytest.raises(SystemExit, match=r"spectra_w0.npz has other anchor_index"):

@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 import pytest
+from made_up import a_loop
 from scipy.stats import wasserstein_distance
-from test_detection import a_loop
 from tiny import ROOT, constants_of
 
 from common import comparison
@@ -47,15 +47,6 @@ def test_every_promised_figure_is_written(runs):
         for kind in ("eigenvalues", "densities", "sigmaJ", "vectors", "statistics"):
             assert (folder / f"{kind}_w0.png").stat().st_size > 10_000
     assert (runs[0] / "overlay_w0.png").exists() and not (runs[1] / "overlay_w0.png").exists()
-
-
-def test_runs_with_other_anchors_are_not_laid_over_each_other(runs, tmp_path):
-    other = a_loop(tmp_path / "other", 3, n=3)
-    with np.load(other / "spectra_w0.npz") as arrays:
-        changed = {**arrays, "anchor_index": arrays["anchor_index"] + 1}
-    np.savez(other / "spectra_w0.npz", **changed)
-    with pytest.raises(SystemExit, match="other anchor_index than the first run"):
-        comparison.main(constants_of(SCRIPT, runs=[runs[0], other]))
 
 
 def test_a_run_without_spectra_is_named_with_the_remedy(tmp_path):
