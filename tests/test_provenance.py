@@ -22,7 +22,6 @@ RECIPE = {
     "n_step": 1000,
     "batch_size": 64,
     "lrate": 2e-3,
-    "warmup": 10,
     "loss_weight": "min_snr",
     "amp": True,
     "n_T": 100,
