@@ -1,8 +1,8 @@
 """Generation 0 against the last: the figures and the table of jacobian/compare.py."""
 
-from common import anchors, processes, provenance, report, spectrum_plots, storage
+from common import anchors, plots, processes, provenance, report, spectrum_plots, storage
 from common.errors import Refusal, UserError, one_line
-from common.run import Run
+from common.run import Run, control_rows
 from common.seeds import INITIAL
 from common.settings import number_text
 from common.spectrum import log_spectrum_distance
@@ -30,7 +30,11 @@ def main(constants):
         if len(runs) > 1:
             home = files[names[0]]
             storage.save_figure(spectrum_plots.statistics(runs, ""), home.figure("overlay"))
-            print(f"  {home.figure('overlay')}")
+            metrics = {name: run.metrics() for name, run in files.items()}
+            controls = [row for folder in constants.runs for row in control_rows(folder)]
+            figure = plots.together(metrics, "", controls)
+            storage.save_figure(figure, home.figure("together"))
+            print(f"  {home.figure('overlay')}\n  {home.figure('together')}")
             named = dict(zip(runs, constants.runs, strict=True))
             report.announce(report.comparison(named, constants.w))
 

@@ -5,7 +5,8 @@
 
 Writes to each run's folder: eigenvalues_w{w}.png, densities_w{w}.png, sigmaJ_w{w}.png,
 vectors_w{w}.png, statistics_w{w}.png and compare_w{w}.csv; for several runs also
-overlay_w{w}.png, their statistics together, and comparison_w{w}.html, to the first run's folder.
+overlay_w{w}.png, their statistics together, together_w{w}.png, their metrics over those of their
+controls, and comparison_w{w}.html, to the first run's folder.
 """
 
 import sys

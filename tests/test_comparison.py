@@ -46,7 +46,11 @@ def test_every_promised_figure_is_written(runs):
     for folder in runs:
         for kind in ("eigenvalues", "densities", "sigmaJ", "vectors", "statistics"):
             assert (folder / f"{kind}_w0.png").stat().st_size > 10_000
-    assert (runs[0] / "overlay_w0.png").exists() and not (runs[1] / "overlay_w0.png").exists()
+    assert (
+        (runs[0] / "together_w0.png").exists()
+        and (runs[0] / "overlay_w0.png").exists()
+        and not (runs[1] / "overlay_w0.png").exists()
+    )
 
 
 def test_a_run_without_spectra_is_named_with_the_remedy(tmp_path):
