@@ -193,15 +193,17 @@ def test_the_scripts_run_as_users_run_them(folder, tmp_path):
     assert {"model_1_w0.pth", "fid_w0.png", "model_0_w0.5.pth", "metrics_w0.5.csv"} <= names
 
 
-def test_fresh_refuses_to_start_when_the_real_data_cannot_last(tmp_path):
+def test_fresh_refuses_to_start_when_the_real_data_cannot_last(tmp_path, capsys):
     initialmain(tmp_path, FRESH, N_real=100)
     before = hashes(tmp_path)
     constants = {**SCALE[FRESH][1], "generation_number": 100}
     with pytest.raises(SystemExit, match=r"2100 images are needed, but there are 14\d0"):
         main(tmp_path, FRESH, **constants)
     for change in ({"seed": 1}, {"N_initial": 90}):
-        with pytest.raises(SystemExit, match="would come back as fresh ones"):
+        with pytest.raises(SystemExit) as stopped:
             main(tmp_path, FRESH, **{**SCALE[FRESH][1], **change})
+        assert stopped.value.code == 2
+        assert "would come back as fresh" in capsys.readouterr().err
     assert hashes(tmp_path) == before
 
 
