@@ -121,7 +121,7 @@ def draw_prdc(axes, rows, title):
 def together(runs, title, controls):
     """FID and PRDC over the generations of several runs: {label: rows of its metrics}, over the
     band of the rows of `controls`' generations, where there are any."""
-    figure = Figure(figsize=(15, 3.4), layout="constrained")
+    figure = Figure(figsize=(15, 3.6), layout="constrained")
     figure.suptitle(title)
     styles = [(colour, marker) for marker in "os^Dv" for colour in (BLUE, ORANGE, GREEN, PURPLE)]
     for axes, name in zip(figure.subplots(1, 5), ("fid", *PRDC_STYLES), strict=True):
@@ -131,7 +131,7 @@ def together(runs, title, controls):
         axes.set(title="FID" if name == "fid" else name, ylim=(0, None))
         generation_axis(axes, max(runs.values(), key=len))
         axes.set_xlabel("generation")
-        axes.legend(fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return figure
 
 

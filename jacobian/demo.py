@@ -21,9 +21,10 @@ sys.path.insert(0, str(ROOT))
 from common import demo_figure
 
 FOLDER = ROOT / "jacobian" / "demo"
-SHORTER = "--n_step 500 --N_eval 500 --N_ref 500"  # than the recipe: half the steps and images
-RECIPE = f"--recipe laptop {SHORTER}"
-MAIN = f"FullSynthetic/DDPM-MNIST/main.py {RECIPE} --N_next 500 --save_dir {FOLDER}"
+# Shorter than the recipe: half the steps and half the images.
+INITIAL = f"--recipe laptop --n_step 500 --N_real 500 --N_with_w 500 --save_dirs {FOLDER}"
+GENERATION = "--recipe laptop --n_step 500 --N_next 500 --N_eval 500 --N_ref 500"
+MAIN = f"FullSynthetic/DDPM-MNIST/main.py {GENERATION} --save_dir {FOLDER}"
 SPECTRA = "jacobian/spectra.py --n_anchors 10 --timesteps 50 --run_dir"
 CONTROLS = [FOLDER / "control_seed1", FOLDER / "control_seed2"]
 
@@ -61,9 +62,8 @@ def controls():
 
 def main():
     started = time.monotonic()
-    print(f"Recipe laptop, shortened by {SHORTER}, and training sets of 500 images.")
-    first = f"FullSynthetic/DDPM-MNIST/initialmain.py {RECIPE} --N_real 500 --N_with_w 500"
-    run(f"{first} --save_dirs {FOLDER}")
+    print("Recipe laptop with half of the training steps (500) and of the images (500).")
+    run(f"FullSynthetic/DDPM-MNIST/initialmain.py {INITIAL}")
     with ThreadPoolExecutor() as pool:  # two processes with a thread each do more than one with two
         for chain in [pool.submit(loop), pool.submit(controls)]:
             chain.result()
