@@ -147,13 +147,13 @@ def _loops(training_set, constants, weights):
 
 def _check_inputs(folder, weights, constants):
     """UserError, before any work, that names all that is missing and the command that makes it."""
-    paths = {path: w for w in weights for path in _inputs(Run(folder, w), constants)}
+    paths = {path: w for w in reversed(weights) for path in _inputs(Run(folder, w), constants)}
     missing = [path for path in paths if not path.exists()]
     for path in paths:
         if path not in missing:
             storage.read(path)
     if missing:
-        wall = dict.fromkeys(paths[path] for path in missing)
+        wall = sorted({paths[path] for path in missing})
         command = settings.initial_command(constants, map(number_text, wall))
         names = ", ".join(path.name for path in missing)
         raise UserError(

@@ -25,7 +25,7 @@ from tiny import (
     run_script,
 )
 
-from common import anchors, evaluation, stages, storage, train
+from common import anchors, evaluation, loop, stages, storage, train
 from common.data import load_real
 from common.errors import UserError
 from common.run import Run, load_ddpm
@@ -78,7 +78,8 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         short = functools.partial(stages.train_lenet, n_step=200)
         patched.setattr(stages, "train_lenet", short)
-        stages.train_feature_network(Run(folder, 0), constants, load_real("digits"))
+        real = load_real("digits")
+        stages.train_feature_network(Run(folder, 0), constants, real, loop._fingerprint(real))
         initialmain(folder)
         main(folder, generation_number=1)
         spectra(folder)
