@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-from common import elements, recipes, run, storage
+from common import elements, provenance, recipes, run, storage
 from common.run import Run
 from common.seeds import INITIAL
 from common.settings import number_text
@@ -108,6 +108,7 @@ def _page(of):
     parts = [f"<p>{elements.escaped(of.folder)}</p>"]
     if record:
         parts += [_status(of, record, rows), *_what_was_run(name, record)]
+        parts += _change_of_recipe(of, record)
     if rows:
         parts += ["<h2>Metrics</h2>", *elements.curves({"": rows}), _metrics_table(of)]
         parts += [
@@ -163,6 +164,16 @@ def _what_was_run(scenario, record):
         f"<p>Seed {elements.escaped(seed)}, device {elements.escaped(device)}.</p>",
         f"<details><summary>Constants, versions, inputs</summary>{table}</details>",
     ]
+
+
+def _change_of_recipe(of, record):
+    """What changes between the initial model and the generations, if anything does."""
+    initial = of.folder / "run_initial.json"
+    if not initial.exists():
+        return []
+    made = storage.load_json(initial)["constants"]
+    text = provenance.initial_differences(record["constants"], made)
+    return [f'<p class="warning">{elements.escaped(text)}.</p>'] if text else []
 
 
 def _recipe(record):

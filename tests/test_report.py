@@ -174,6 +174,11 @@ def test_the_recipe_is_named_with_what_differs_from_it():
     assert report._recipe(changed) == "Recipe laptop, but n_feat = 32 (recipe: 16)."
 
 
+def test_a_change_of_recipe_at_generation_0_is_on_the_page(finished):
+    text = Page(finished / "report.html").text
+    assert "generation 0 contains a change of recipe: training-set size (initial 1500" in text
+
+
 def test_the_table_has_guided_samples_and_the_floor(finished, tmp_path):
     page = Page(finished / "report.html")
     (floor,) = storage.load_rows(finished / "floor_w0.csv")
