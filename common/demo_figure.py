@@ -54,9 +54,8 @@ def _draw_free_end(axes, run, controls):
     for (g, row), colour in zip(ours.items(), plots.generation_colours(len(ours)), strict=True):
         axes.plot(index, row, color=colour, label=plots.generation_name(g))
     axes.set(
-        title=f"the {FREE_END} smallest singular values of $\\sigma_t J$, "
-        f"t = {arrays['t'][0]} of {arrays['n_T']}",
-        xlabel="index (1: largest)",
+        title="smallest singular values of $\\sigma_t J$",
+        xlabel=f"index (of {index[-1]}), t = {arrays['t'][0]} of {arrays['n_T']}",
         ylabel="singular value",
         yscale="log",
     )

@@ -209,7 +209,7 @@ def from_script(namespace, argv=None):
         parser.error(
             f"sample_steps is {constants.sample_steps}, but it must be at most n_T, {constants.n_T}"
         )
-    if hasattr(constants, "beta2") and (text := _schedule_error(constants)):
+    if hasattr(constants, "n_T") and (text := _schedule_error(constants)):
         parser.error(text)
     if recipe:
         print(meaning)

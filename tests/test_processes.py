@@ -43,7 +43,9 @@ def test_any_number_of_processes_samples_the_same_images(finished, tmp_path, n):
     made = {name for name in alone if name.startswith("gen_") and name.endswith("0_w0")}
     assert len(made) == 6
     assert {name: shared[name] for name in alone} == alone
-    assert done.stdout.count("generation 0: sampling,") == 1  # only the first process speaks
+    assert (done.stdout + done.stderr).count(
+        "generation 0: FID"
+    ) == 1  # only the first process speaks
 
 
 @pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.slow)])

@@ -60,19 +60,21 @@ def test_mainall_reports_missing_initial_data_before_any_training(initial, tmp_p
     folder = copied(initial, tmp_path / "run")
     done = run_script(FULL / "mainall.py", **MAINALL, Wall=[0, 0.75], save_dir=folder)
     assert done.returncode == 1
-    assert done.stderr.strip() == (
-        f"error: gen_data_with_w_initial_w0.75 is missing in {folder}: "
-        "run initialmain.py --Wall 0.75 first"
-    )
+    names = "gen_data_with_w_initial_w0.75, gen_index_with_w_initial_w0.75"
+    assert done.stderr.startswith(f"error: {names} are missing in {folder}: first run python initi")
+    assert done.stderr.endswith("--Wall 0.75\n") and done.stderr.count("\n") == 1
     assert hashes(folder) == hashes(initial)
 
 
 def test_main_without_initial_data_says_what_to_do(tmp_path):
     done = run_script(FULL / "main.py", save_dir=tmp_path)
     assert done.returncode == 1
-    assert (
-        done.stderr.strip()
-        == f"error: prmodel.pth is missing in {tmp_path}: run initialmain.py first"
+    names = (
+        "prmodel.pth, model_initial.pth, gen_data_with_w_initial_w0, gen_index_with_w_initial_w0"
+    )
+    assert done.stderr.strip() == (
+        f"error: {names} are missing in {tmp_path}: first run python initialmain.py "
+        f"--save_dirs {tmp_path} --Wall 0"
     )
 
 
