@@ -212,7 +212,10 @@ class Loop:
         except BaseException as error:
             record = self.run.table("run", "json")
             stopped = {"stopped": str(error) or type(error).__name__}
-            storage.save_json({**storage.load_json(record), **stopped}, record)
+            with contextlib.suppress(
+                UserError
+            ):  # on a full disk the first error is the one to tell
+                storage.save_json({**storage.load_json(record), **stopped}, record)
             report.announce(report.write(self.run.folder, self.run.w))
             raise
         report.announce(report.write(self.run.folder, self.run.w))

@@ -110,7 +110,9 @@ class Run:
 
 def weights(folder):
     """The guidance weights of the loops in a folder, by their records."""
-    names = (re.fullmatch(r"run_w(\d+(?:\.\d+)?)\.json", path.name) for path in folder.iterdir())
+    names = (
+        re.fullmatch(r"run_w(\d[\d.]*(?:e-\d+)?)\.json", path.name) for path in folder.iterdir()
+    )
     return sorted(float(name[1]) for name in names if name)
 
 
