@@ -212,9 +212,7 @@ class Loop:
         except BaseException as error:
             record = self.run.table("run", "json")
             stopped = {"stopped": str(error) or type(error).__name__}
-            with contextlib.suppress(
-                UserError
-            ):  # on a full disk the first error is the one to tell
+            with contextlib.suppress(UserError):  # a full disk: the first error tells
                 storage.save_json({**storage.load_json(record), **stopped}, record)
             report.announce(report.write(self.run.folder, self.run.w))
             raise
