@@ -21,12 +21,13 @@ sys.path.insert(0, str(ROOT))
 from common import demo_figure
 
 FOLDER = ROOT / "jacobian" / "demo"
+FROM_LOOP = "../../jacobian/demo"  # the same, relative to main.py
 # Shorter than the recipe: half the steps and half the images.
-INITIAL = f"--recipe laptop --n_step 500 --N_real 500 --N_with_w 500 --save_dirs {FOLDER}"
+INITIAL = f"--recipe laptop --n_step 500 --N_real 500 --N_with_w 500 --save_dirs {FROM_LOOP}"
 GENERATION = "--recipe laptop --n_step 500 --N_next 500 --N_eval 500 --N_ref 500"
-MAIN = f"FullSynthetic/DDPM-MNIST/main.py {GENERATION} --save_dir {FOLDER}"
+MAIN = f"FullSynthetic/DDPM-MNIST/main.py {GENERATION} --save_dir {FROM_LOOP}"
 SPECTRA = "jacobian/spectra.py --n_anchors 10 --timesteps 50 --run_dir"
-CONTROLS = [FOLDER / "control_seed1", FOLDER / "control_seed2"]
+SEEDS = 1, 2  # of the control loops
 
 
 def run(command, label=None):
@@ -50,14 +51,13 @@ def run(command, label=None):
 
 def loop():
     run(f"{MAIN} --generation_number 3", "loop    ")
-    run(f"{SPECTRA} {FOLDER}", "loop    ")
+    run(f"{SPECTRA} demo", "loop    ")
 
 
 def controls():
-    for folder in CONTROLS:
-        seed = folder.name.removeprefix("control_seed")
+    for seed in SEEDS:
         run(f"{MAIN} --generation_number 2 --control True --seed {seed}", "controls")
-        run(f"{SPECTRA} {folder}", "controls")
+        run(f"{SPECTRA} demo/control_seed{seed}", "controls")
 
 
 def main():
@@ -67,10 +67,10 @@ def main():
     with ThreadPoolExecutor() as pool:  # two processes with a thread each do more than one with two
         for chain in [pool.submit(loop), pool.submit(controls)]:
             chain.result()
-    run(f"jacobian/compare.py --runs {FOLDER}")
-    judges = " ".join(map(str, CONTROLS))
-    run(f"jacobian/detect.py --primary_t 50 --runs {FOLDER} --controls {judges}")
-    path, said = demo_figure.save(FOLDER, CONTROLS)
+    run("jacobian/compare.py --runs demo")
+    judges = [f"demo/control_seed{seed}" for seed in SEEDS]
+    run(f"jacobian/detect.py --primary_t 50 --runs demo --controls {' '.join(judges)}")
+    path, said = demo_figure.save(FOLDER, [FOLDER.parent / judge for judge in judges])
     minutes = (time.monotonic() - started) / 60
     print(f"\n{said}\n\nThe demo took {minutes:.1f} minutes. Open {path}")
 

@@ -1,8 +1,9 @@
 """jacobian/compare.py: its table, recomputed, and its figures; jacobian/demo.py's commands."""
 
-import ast
 import csv
-import re
+import importlib.util
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from made_up import a_loop
 from scipy.stats import wasserstein_distance
 from tiny import ROOT, constants_of
 
-from common import comparison
+from common import comparison, settings
 
 SCRIPT = ROOT / "jacobian" / "compare.py"
 
@@ -58,20 +59,34 @@ def test_a_run_without_spectra_is_named_with_the_remedy(tmp_path):
         comparison.main(constants_of(SCRIPT, runs=[tmp_path]))
 
 
-def test_the_demo_runs_scripts_with_constants_they_have():
-    text = (ROOT / "jacobian" / "demo.py").read_text(encoding="utf-8")
-    assigned = {
-        node.targets[0].id: node.value
-        for node in ast.parse(text).body
-        if isinstance(node, ast.Assign)
-    }
-    names = {"MODEL": ast.literal_eval(assigned["MODEL"])}
-    steps = eval(ast.unparse(assigned["STEPS"]), names)
-    folders = ast.literal_eval(assigned["FOLDER_CONSTANT"])
-    assert len(steps) == len(folders) == 5
-    for step, folder in zip(steps, folders, strict=True):
-        script, *words = step.split()
-        source = (ROOT / script).read_text(encoding="utf-8")
-        for word in [*words, folder]:
-            if word.startswith("--"):
-                assert re.search(rf"^{word[2:]} = ", source, re.M), (script, word)
+def test_the_demo_gives_its_scripts_constants_that_they_take(monkeypatch, capsys):
+    path, commands = ROOT / "jacobian" / "demo.py", []
+    spec = importlib.util.spec_from_file_location("demo", path)
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    monkeypatch.setattr(demo, "run", lambda command, label=None: commands.append(command))
+    monkeypatch.setattr(demo.demo_figure, "save", lambda *arguments: ("summary.png", "said"))
+    demo.main()
+    assert "said" in capsys.readouterr().out and len(commands) == 9
+    folders = set()
+    for command in commands:
+        script, *words = command.split()
+        values = vars(constants_of(ROOT / script))
+        namespace = {**values, "__file__": str(ROOT / script)}
+        del namespace["script"]
+        found = vars(settings.from_script(namespace, words))
+        written = [found.get(name) for name in ("save_dir", "run_dir")]
+        folders |= {*filter(None, written), *found.get("save_dirs", []), *found.get("runs", [])}
+    home = ROOT / "jacobian" / "demo"
+    assert folders == {home, home / "control_seed1", home / "control_seed2"}
+
+
+def test_help_of_the_demo_does_not_start_it():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "jacobian" / "demo.py"), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0 and "jacobian/demo/summary.png" in done.stdout
+    assert "$ python" not in done.stdout
