@@ -50,6 +50,8 @@ def _mnist(train):
         mnist = MNIST(root, train=train, download=False)
         if len(mnist.data) != (60_000 if train else 10_000):
             raise ValueError(f"{len(mnist.data)} images")
+    except PermissionError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
     except Exception as error:  # many types, from files that are empty or cut
         if "not found" not in str(error):
             raise UserError(

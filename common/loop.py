@@ -30,6 +30,7 @@ from common.seeds import INITIAL, Seeds
 from common.settings import number_text
 
 N_TSNE = 10_000  # images of each kind in a t-SNE figure, at most
+PROGRESS = ("fid", "prdc", "strip", "loss")  # figures over the generations
 N_STRIP = 30  # images in a generation's strip, three of each class
 MOST_OF_THE_REAL = 0.9  # a control that draws more of the real images has hardly a choice
 
@@ -57,9 +58,10 @@ def initialmain(training_set, constants):
 
         real = load_real(constants.dataset)
         source, begun = _fingerprint(real), Run(home, 0).model(INITIAL).exists()
-        for folder in constants.save_dirs:
+        records = [folder / "run_initial.json" for folder in constants.save_dirs]
+        for record in sorted(records, key=lambda path: not path.exists()):  # first those that bind
             run.record(
-                folder / "run_initial.json",
+                record,
                 _fixed(constants),
                 {"dataset": source},
                 _current(constants, _scenario(constants)),
@@ -75,6 +77,7 @@ def initialmain(training_set, constants):
             stages.train(Run(home, 0), INITIAL, data, constants, seeds, source)
         for w in constants.Wall:
             files, seeds = Run(home, w), Seeds(constants.seed, _scenario(constants), w)
+            stages.adopt(files, INITIAL, [])
             n, paths = constants.N_with_w, files.samples(INITIAL)
             stages.sample(files, INITIAL, paths, n, w, "samples", constants, seeds)
 
@@ -192,9 +195,8 @@ class Loop:
         self.lenet = run.load_lenet(run_.prmodel)
         inputs = {path.name: storage.sha256(path) for path in _inputs(run_, constants)}
         inputs["dataset"] = _fingerprint(real)
-        begun = run_.evaluation(INITIAL)[0].exists() or run_.model(0).exists()
         current = {**_current(constants, scenario), "stopped": None}
-        run.record(run_.table("run", "json"), _fixed(constants), inputs, current, begun)
+        run.record(run_.table("run", "json"), _fixed(constants), inputs, current, run_.begun())
         self.reference = evaluation.reference(
             real,
             self.lenet,
@@ -221,6 +223,9 @@ class Loop:
     def _generations(self):
         self.stages_done, self.started = 0, time.perf_counter()
         total, name = self.constants.generation_number, self._title()
+        measured = {row["generation"]: row["model"] for row in self.run.metrics()}
+        for g in (INITIAL, *range(total)):
+            stages.adopt(self.run, g, self._made_from(g), measured.get(g, ""))
         missing = [g for g in range(total) if not self.run.model(g).exists()]
         if missing:
             n_images = len(self._data(0).labels)
@@ -236,13 +241,12 @@ class Loop:
             report.write(self.run.folder, self.run.w)
             bar.update(generation != INITIAL)
         bar.close()
+        self._drop_later(total)
         if self.stages_done == 0:
             print(f"{name}: nothing to do, all {total} generations are complete")
-        figures = [self.run.figure(kind) for kind in ("fid", "prdc", "strip", "loss")]
-        if not all([storage.intact(path) for path in figures]):
-            self.draw_progress()
+        self.draw_progress()
         tables = ", ".join(self.run.table(kind).name for kind in ("metrics", "timings"))
-        figures = ", ".join(path.name for path in figures)
+        figures = ", ".join(self.run.figure(kind).name for kind in PROGRESS)
         print(f"{name}: {tables}, {figures} and the figures of each generation are in")
         print(f"  {self.run.folder}")
 
@@ -251,20 +255,22 @@ class Loop:
         seeds = self._seeds(generation)
         return self.training_set(generation, self.real, self._synthetic, self.constants, seeds)
 
-    def _source(self, generation):
-        """A hash of the synthetic images that a generation trains on, and of the model that its
+    def _made_from(self, generation):
+        """The files of synthetic images that a generation trains on, and that of the model that its
         weights start from."""
         earlier = [generation - 1]
         if getattr(self.constants, "accumulate", False):
             earlier = range(INITIAL, generation)
+        if generation == INITIAL:
+            return []
         paths = [] if self.constants.control else [self.run.samples(g)[0] for g in earlier]
         if self.constants.init_from == "previous":
             paths.append(self.run.model(generation - 1))
-        return storage.digest(*(storage.sha256(path).encode() for path in paths))
+        return paths
 
     def train(self, generation):
         """Trains and saves this generation's model."""
-        source = self._source(generation)
+        source = stages.source_of(self._made_from(generation))
         if stages.is_trained(self.run, generation, source):
             return
         with self._stage("training", generation):
@@ -279,6 +285,7 @@ class Loop:
         if self.constants.control:  # nothing would train on them
             return
         if not stages.is_sampled(self.run, generation, files):
+            self._drop_rows(generation)
             with self._stage("sampling", generation):
                 self._sample(generation, files, n, self.run.w, "samples")
 
@@ -287,6 +294,7 @@ class Loop:
         each class, at guidance w, from the same noise in every generation."""
         files, strip = self.run.evaluation(generation), self.run.strip(generation)
         if not stages.is_sampled(self.run, generation, files):
+            self._drop_rows(generation)
             with self._stage("sampling for evaluation", generation):
                 self._sample(generation, files, self.constants.N_eval, 0, "evaluation")
         if not stages.is_sampled(self.run, generation, strip):
@@ -296,6 +304,28 @@ class Loop:
     def _sample(self, generation, files, n, w, stage, noise_of=None):
         seeds = self._seeds(generation if noise_of is None else noise_of)
         stages.sample(self.run, generation, files, n, w, stage, self.constants, seeds)
+
+    def _drop_rows(self, *generations):
+        """Takes the metrics of samples that are made again out of the table."""
+        rows = self.run.metrics()
+        kept = [row for row in rows if row["generation"] not in generations]
+        if len(kept) < len(rows):
+            self.run.save_metrics(kept)
+
+    def _drop_later(self, total):
+        """Takes generations that an earlier, longer loop made out of the metrics, from the first on
+        whose model is not from the samples that are there now."""
+        later = [row["generation"] for row in self.run.metrics() if row["generation"] >= total]
+        for g in later:
+            made_from = self._made_from(g)
+            there = all(path.exists() for path in made_from)
+            if not (there and storage.is_from(self.run.model(g), stages.source_of(made_from))):
+                self._drop_rows(*range(g, later[-1] + 1))
+                print(
+                    f"note: generations {g} to {later[-1]} were made from what is there no more; "
+                    f"generation_number = {later[-1] + 1} makes them again"
+                )
+                break
 
     def evaluate(self, generation):
         """Adds this generation's row to the metrics: FID, PRDC and class accuracy against the real
@@ -368,10 +398,17 @@ class Loop:
             storage.save_figure(figure, tsne)
 
     def draw_progress(self):
-        """The figures over the generations."""
+        """The figures over the generations, unless those of the same numbers and images are there.
+
+        The rows can be those of a longer loop, of which some files are there no more.
+        """
         title, rows = self._title(), self.run.metrics()
         generations = [row["generation"] for row in rows]
-        strips = {g: run.load_images(self.run.strip(g)) for g in generations}
+        strips = {
+            g: run.load_images(self.run.strip(g))
+            for g in generations
+            if all([storage.intact(path) for path in self.run.strip(g)])
+        }
         losses = {
             g: [float(row["loss"]) for row in storage.load_rows(self.run.losses(g))]
             for g in generations
@@ -379,11 +416,19 @@ class Loop:
         }
         (least,) = storage.load_rows(self.run.table("floor"))
         controls = run.control_rows(self.run.folder)
-        storage.save_figure(plots.fid(rows, title, least, controls), self.run.figure("fid"))
-        storage.save_figure(plots.prdc(rows, title, least), self.run.figure("prdc"))
-        storage.save_figure(plots.strips(strips, title), self.run.figure("strip"))
-        if losses:
-            storage.save_figure(plots.losses(losses, title), self.run.figure("loss"))
+        figures = {
+            "fid": lambda: plots.fid(rows, title, least, controls),
+            "prdc": lambda: plots.prdc(rows, title, least),
+            "strip": lambda: plots.strips(strips, title),
+            "loss": lambda: plots.losses(losses, title),
+        }
+        images = (data.images.numpy().tobytes() for data in strips.values())
+        source = storage.digest(repr((rows, [*strips], losses, least, controls)).encode(), *images)
+        for kind in figures if losses else PROGRESS[:-1]:
+            path = self.run.figure(kind)
+            if not storage.intact(path) or storage.noted(path) != source:
+                storage.save_figure(figures[kind](), path)
+                storage.note_source(path, source)  # last: until then it may be the old figure
 
     def _title(self):
         return f"{self.scenario}, w = {number_text(self.run.w)}"
@@ -423,8 +468,7 @@ def _share(names, source, target):
         if not storage.intact(source / name):
             continue
         if not storage.intact(target / name):
-            content = (source / name).read_bytes()
-            storage.write(target / name, content)
+            storage.copy(source / name, target / name)
         elif storage.sha256(source / name) != storage.sha256(target / name):
             raise UserError(f"{name} differs between {source} and {target}: keep one of the two")
 

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 from common import recipes
 
+ROOT = Path(__file__).resolve().parents[1]
 PRDC_K = 5  # nearest neighbours of precision, recall, density and coverage
 
 # Statistics of the spectrum that detection watches. Trace and degrees of freedom are linear in the
@@ -92,7 +93,9 @@ RULES = {
     "batch_size": _whole(1),
     "lrate": _number(lambda rate: rate > 0, "a number above 0"),
     "n_T": _whole(2),
-    "beta1": _PROBABILITY,
+    "beta1": _number(  # float32 cannot tell 1 - 1e-8 from 1
+        lambda beta: 1e-7 <= beta < 1, "a number between 0 and 1, both excluded, 1e-7 or more"
+    ),
     "beta2": _PROBABILITY,
     "n_feat": (
         lambda value: _whole(8)[0](value) and value % 8 == 0,
@@ -186,9 +189,13 @@ def from_script(namespace, argv=None):
         close = difflib.get_close_matches(strange[0], RULES, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
         parser.error(f"no script has a constant {strange[0]}, which stands in {script.name}{hint}")
+    if lacking := sorted(_needed(script) - set(defaults)):
+        parser.error(f"{script.name} has no constant {lacking[0]}: restore its line")
     constants = SimpleNamespace(script=script, recipe=recipe, words=list(given_words))
     for name, default in defaults.items():
         value = getattr(given, name, None)
+        if value == [] and not isinstance(default, (list, tuple)):  # argparse's reading of "--"
+            parser.error(f"argument --{name}: expected one argument")
         try:
             value = default if value is None else _converted(name, value, default)
         except ValueError as error:
@@ -227,7 +234,7 @@ def _schedule_error(constants):
     return (
         f"n_T is {n_T} and beta2 {beta2}: of the image in x_T, where sampling starts from noise "
         f"alone, alphabar_T = {alphabar_T:.2g} is left, but it must be between 1e-37 and "
-        f"{MOST_SIGNAL}; beta2 = {min(0.5, 10 / n_T):.3g} suits this n_T, n_T = "
+        f"{MOST_SIGNAL}; beta2 = {min(0.9, 10 / n_T):.3g} suits this n_T, n_T = "
         f"{round(10 / beta2)} this beta2"
     )
 
@@ -236,7 +243,7 @@ def initial_command(constants, weights):
     """The command that makes what main.py needs for these weights (texts), with the user's
     overrides as far as initialmain.py has them."""
     script = constants.script.with_name("initialmain.py")
-    known = {*_constants(script.read_text(encoding="utf-8-sig")), "recipe"} - {"Wall"}
+    known = {*_names(script), "recipe"} - {"Wall"}
     renamed = {"save_dir": "save_dirs", "N_next": "N_with_w", "N_initial": "N_real"}
     kept, keeping = [], False
     for word in getattr(constants, "words", []):
@@ -248,7 +255,12 @@ def initial_command(constants, weights):
             keeping = name in known
             word = f"--{name}{equals}{value}"
         if keeping:
-            kept.append(f'"{word}"' if " " in word else word)
+            kept.append(word)
+    if not any(word.startswith(("--save_dirs", "--recipe")) for word in kept):
+        named = ast.literal_eval(_assigned(script)["save_dirs"])
+        if constants.save_dir not in _resolved(named, script.parent):
+            kept += ["--save_dirs", str(constants.save_dir)]
+    kept = [f'"{word}"' if " " in word else word for word in kept]
     return " ".join(["python initialmain.py", *kept, "--Wall", *weights])
 
 
@@ -286,6 +298,26 @@ def _constants(source):
         for node in ast.parse(source).body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     }
+
+
+def _needed(script):
+    """The constants that a script must have: main.py and mainall.py those of each other but w and
+    Wall, initialmain.py what it has in every other scenario."""
+    twin = {"main": "mainall.py", "mainall": "main.py"}.get(script.stem)
+    like = [script.with_name(twin)] if twin else ROOT.glob(f"*/*/{script.name}")
+    names = [_names(path) for path in like if path.exists() and path != script]
+    return set.intersection(set(RULES) - {"w", "Wall"}, *names) if names else set()
+
+
+def _names(script):
+    return set(_assigned(script))
+
+
+def _assigned(script):
+    """{name: its value's syntax tree} of the constants in a script."""
+    body = ast.parse(script.read_text(encoding="utf-8-sig")).body
+    assigned = [node for node in body if isinstance(node, ast.Assign)]
+    return {n.targets[0].id: n.value for n in assigned if isinstance(n.targets[0], ast.Name)}
 
 
 def _converted(name, text, default):

@@ -96,12 +96,41 @@ def sample(run_, generation, files, n, w, stage, constants, seeds):
 
 def _begin(unfinished, *made_from):
     """Notes what an unfinished file is made from (bytes, or what has a repr of its own); removes
-    what a stopped work of other things left there."""
+    what a stopped work of other things left there, or of an earlier version, which noted none."""
     parts = [part if isinstance(part, bytes) else repr(part).encode() for part in made_from]
     source = storage.digest(*parts)
-    if not storage.is_from(unfinished, source):
+    if storage.noted(unfinished) != source:
+        if unfinished.exists():
+            print(f"note: {unfinished.name} was begun from other things: it begins anew")
         storage.remove(unfinished)
     storage.note_source(unfinished, source)
+
+
+def source_of(paths, hash_of=storage.sha256):
+    """What is noted of a model: one hash of the files that it is made from."""
+    return storage.digest(*(hash_of(path).encode() for path in paths))
+
+
+def adopt(run_, generation, made_from, measured=""):
+    """Notes for a generation's files of an earlier version, which noted none, what they were made
+    from: what was recorded when that was written, whatever became of it since.
+
+    made_from: the files that the model is made from; measured: the beginning of the hash of the
+    model in the metrics. Where that is another, the samples are of a model that was replaced.
+    """
+    model, images = run_.model(generation), run_.evaluation(generation)[0]
+    sampled = storage.recorded(model)
+    if sampled and not sampled.startswith(measured):
+        sampled = measured
+    files = (run_.samples(generation), run_.evaluation(generation), run_.strip(generation))
+    sources = {path: sampled for path, _ in files}
+    for kind in ("tsne", "grid"):
+        sources[run_.figure(kind, generation)] = storage.recorded(images)
+    if made_from and all(map(storage.recorded, made_from)):
+        sources[model] = source_of(made_from, storage.recorded)
+    for path, source in sources.items():
+        if source and path.exists() and storage.noted(path) is None:
+            storage.note_source(path, source)
 
 
 def train_feature_network(run_, constants, real, source):

@@ -37,9 +37,9 @@ def write(path, content):
 
 def read(path, made_by="initialmain.py"):
     """The bytes of a file. UserError when it is missing, or is not what was written."""
-    if not path.exists():
-        raise UserError(f"{path.name} is missing in {path.parent}: run {made_by} first")
     content = _content(path)
+    if content is None:
+        raise UserError(f"{path.name} is missing in {path.parent}: run {made_by} first")
     if not _matches(path, content):
         raise UserError(
             f"{path} is damaged or was replaced: run {made_by} again to make it anew, "
@@ -51,9 +51,10 @@ def read(path, made_by="initialmain.py"):
 def intact(path):
     """Whether a file is there as it was written. A damaged one is kept aside, saying so; one that
     cannot be read, for the moment or for ever, is a UserError: nothing is known of it."""
-    if not path.exists():
+    content = _content(path)
+    if content is None:
         return False
-    if _matches(path, _content(path)):
+    if _matches(path, content):
         return True
     number, aside = 1, path.with_name(path.name + ".damaged")
     while aside.exists():
@@ -72,8 +73,18 @@ def remove(path):
     """Deletes a file that is no longer needed, if it is there, its hash and source, and what a
     write of them left behind that was killed."""
     for file in (path, _record(path), _source(path)):
-        file.unlink(missing_ok=True)
-        _temporary(file).unlink(missing_ok=True)
+        try:
+            file.unlink(missing_ok=True)
+            _temporary(file).unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot delete {file}: {error.strerror or error}") from error
+
+
+def copy(path, target):
+    """Writes a file to another folder too, with the note of what it was made from."""
+    if source := noted(path):
+        note_source(target, source)
+    write(target, read(path))
 
 
 def note_source(path, source):
@@ -84,16 +95,32 @@ def note_source(path, source):
         raise UserError(f"cannot write {_source(path)}: {error.strerror or error}") from error
 
 
+def noted(path):
+    """The hash of what a file was made from; None for files of earlier versions or other code,
+    which have no note."""
+    source = _content(_source(path))
+    return None if source is None else source.decode("utf-8", errors="replace")
+
+
 def is_from(path, source):
-    """Whether a file was made from this source, as far as was noted: what earlier versions or
-    other code put there has no note."""
-    noted = _source(path)
-    return not noted.exists() or noted.read_text(encoding="utf-8", errors="replace") == source
+    """Whether a file was made from this source, as far as was noted."""
+    return noted(path) in (None, source)
+
+
+def recorded(path):
+    """The SHA-256 with which a file was written, damaged or gone as it may be; None when other
+    code wrote it."""
+    record = _content(_record(path))
+    hashes = [] if record is None else record.decode("utf-8", errors="replace").split()
+    return hashes[0] if hashes else None
 
 
 def _content(path):
+    """The bytes of a file, None when there is none. UserError when it cannot be read."""
     try:
         return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror or error}; when it can be read again (is it open "
@@ -109,14 +136,10 @@ def _record(path):
     return path.parent / "hashes" / f"{path.name}.sha256"
 
 
-def _recorded(path):
-    record = _record(path)
-    return record.read_text(encoding="utf-8", errors="replace").split() if record.exists() else []
-
-
 def _matches(path, content):
     """Whether content is what was recorded; what other code put there has no record."""
-    return not _record(path).exists() or digest(content) in _recorded(path)
+    record = _content(_record(path))
+    return record is None or digest(content) in record.decode("utf-8", errors="replace").split()
 
 
 def _temporary(path):
@@ -252,8 +275,11 @@ def _lock(file):
 
 
 def sha256(path):
-    """The hexadecimal SHA-256 of a file's bytes."""
-    return digest(_content(path))
+    """The hexadecimal SHA-256 of a file's bytes. UserError when there is no such file."""
+    content = _content(path)
+    if content is None:
+        raise UserError(f"{path.name} is missing in {path.parent}")
+    return digest(content)
 
 
 def digest(*parts):

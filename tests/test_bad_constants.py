@@ -1,7 +1,9 @@
 """Constants that cannot be meant: each script refuses them in one line before any work starts."""
 
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from tiny import FULL, ROOT, constants_of
 
 from common import settings
+from common.ddpm import ddpm_schedules
 
 FRESH = ROOT / "Fresh" / "MNIST-DDPM"
 AUGMENTED = ROOT / "AugmentedSynthetic" / "DDPM-MNIST"
@@ -40,6 +43,8 @@ CASES = [
     (FULL / "main.py", "--lrate inf", "lrate is inf, but it must be a number above 0"),
     (FULL / "main.py", "--n_T 1", "n_T is 1, but it must be a whole number, 2 or more"),
     (FULL / "main.py", "--beta1 0", "beta1 is 0.0, but it must be a number between 0 and 1"),
+    (FULL / "main.py", "--beta1 1e-8", "both excluded, 1e-7 or more"),  # as float32 it is 0
+    (FULL / "main.py", "--N_next=--", "argument --N_next: expected one argument"),
     (FULL / "main.py", "--beta2 1", "beta2 is 1.0, but it must be a number between 0 and 1"),
     (FULL / "main.py", "--beta1 0.03", "beta1 is 0.03, but it must be below beta2, 0.02"),
     (FULL / "main.py", "--n_feat 0", "n_feat is 0, but it must be a multiple of 8"),
@@ -143,6 +148,47 @@ def test_a_name_that_no_script_knows_is_refused_in_the_file_too(tmp_path, capsys
     assert "no script has a constant n_epochs, which stands in main.py; did you mean n_epoch?" in (
         capsys.readouterr().err
     )
+
+
+def test_the_schedules_that_a_refusal_names_are_not_refused_and_can_be_loaded():
+    for n_T in (2, 3, 5, 8, 10, 50, 100, 1000, 4000):
+        for beta2 in (0.001, 0.02, 0.2, 0.5, 0.9):
+            made = SimpleNamespace(n_T=n_T, beta1=1e-4, beta2=beta2)
+            said = settings._schedule_error(made)
+            if said:
+                suited = re.search(r"beta2 = ([\d.]+) suits this n_T, n_T = (\d+) this", said)
+                for change in ({"beta2": float(suited[1])}, {"n_T": int(suited[2])}):
+                    better = SimpleNamespace(**{**vars(made), **change})
+                    assert settings._schedule_error(better) is None, (n_T, beta2, change)
+            else:
+                alphabar_t = ddpm_schedules(1e-7, beta2, n_T)["alphabar_t"]
+                assert ((alphabar_t > 0) & (alphabar_t < 1)).all()
+
+
+@pytest.mark.parametrize("name", ["initialmain.py", "main.py", "mainall.py"])
+def test_a_constant_that_is_gone_from_the_file_is_named(tmp_path, capsys, name):
+    """Before any work, where it would be missed after hours."""
+    for script in FULL.glob("*main*.py"):
+        source = script.read_text(encoding="utf-8")
+        if script.name == name:
+            source = source.replace("clip_x0 = ", "# clip_x0 = ")
+        (tmp_path / script.name).write_text(source, encoding="utf-8")
+    values = {**namespace(FULL / name), "__file__": str(tmp_path / name)}
+    with pytest.raises(SystemExit) as stopped:
+        settings.from_script(values, [])
+    assert stopped.value.code == 2
+    said = f"{name}: error: {name} has no constant clip_x0: restore its line\n"
+    assert capsys.readouterr().err == said
+
+
+def test_the_command_for_what_is_missing_leads_to_the_folder_in_the_file():
+    """Where save_dir was changed in main.py itself, and no word of the command line names it."""
+    constants = constants_of(FULL / "main.py", save_dir=ROOT / "my run", words=["--seed", "3"])
+    assert settings.initial_command(constants, ["0"]) == (
+        f'python initialmain.py --seed 3 --save_dirs "{ROOT / "my run"}" --Wall 0'
+    )
+    shipped = constants_of(FULL / "main.py", save_dir=FULL / "data/diffusion_outputs10")
+    assert settings.initial_command(shipped, ["0"]) == "python initialmain.py --Wall 0"
 
 
 def test_a_script_is_no_further_than_its_constants_then():

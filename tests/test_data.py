@@ -1,5 +1,6 @@
 """Data: what is loaded, how it is quantised, and how it is divided."""
 
+import errno
 import urllib.error
 
 import numpy as np
@@ -126,6 +127,15 @@ def test_damaged_mnist_is_called_damaged_and_not_missing(tmp_path, monkeypatch, 
     with pytest.raises(UserError, match=r"the MNIST files in .*raw are damaged") as stopped:
         data.load_real("mnist", train=False)
     assert "\n" not in str(stopped.value) and "downloaded" not in str(stopped.value)
+
+
+def test_mnist_that_cannot_be_read_for_a_moment_is_not_damaged(monkeypatch):
+    def refused(*arguments, **keywords):
+        raise PermissionError(errno.EACCES, "Permission denied", "train-images-idx3-ubyte")
+
+    monkeypatch.setattr(data, "MNIST", refused)
+    with pytest.raises(UserError, match="^cannot read train-images-idx3-ubyte: Permission denied"):
+        data.load_real("mnist")
 
 
 # Quantisation

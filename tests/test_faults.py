@@ -204,6 +204,24 @@ def test_every_write_that_the_disk_refuses_is_one_line(finished, tmp_path, monke
         assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
 
 
+def test_a_disk_that_takes_nothing_from_then_on_ends_in_the_first_error(
+    finished, tmp_path, monkeypatch
+):
+    """Why the loop stopped cannot be noted then either."""
+    folder, whole, full = copied(finished, tmp_path / "run"), storage._replace, []
+
+    def refused(path, content):
+        if full or path.name == "model_1_w0.pth":
+            full.append(path)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(path, content)
+
+    monkeypatch.setattr(storage, "_replace", refused)
+    with pytest.raises(SystemExit, match="cannot write .*model_1_w0.pth: No space left"):
+        main(folder)
+    assert len(full) > 1
+
+
 def test_folders_with_spaces_quotes_and_other_alphabets(finished, tmp_path):
     folder = copied(finished, tmp_path / "wütend 'und' 100 % – 模型")
     done = run_script(FULL / "main.py", **{**TINY_MAIN, "generation_number": 1}, save_dir=folder)

@@ -1,5 +1,6 @@
 """The loop: stages, continuation, what is measured on what, and what it refuses to do."""
 
+import dataclasses
 import re
 import shlex
 import shutil
@@ -24,7 +25,7 @@ from tiny import (
     training_set_of,
 )
 
-from common import data, evaluation, loop, run, stages, storage, train
+from common import data, evaluation, loop, run, sample, stages, storage, train
 from common.data import load_real
 from common.errors import UserError
 from common.fid import calculate_frechet_distance, feature_statistics
@@ -478,10 +479,92 @@ def test_folders_of_earlier_versions_without_sources_are_taken_as_they_are(
         main(folder, eta=0.5)
 
 
+@pytest.fixture
+def other_bits(monkeypatch):
+    """Trainings from now on end in weights that differ a little, as with other threads."""
+
+    def start():
+        whole = stages.train_ddpm
+
+        def faster(ddpm, images, training, **rest):
+            faster_ = dataclasses.replace(training, lrate=1.01 * training.lrate)
+            return whole(ddpm, images, faster_, **rest)
+
+        monkeypatch.setattr(stages, "train_ddpm", faster)
+
+    return start
+
+
+def test_in_folders_of_earlier_versions_too_what_is_gone_is_made_again(
+    finished, tmp_path, capsys, other_bits
+):
+    """They noted no sources, but hashes, by which the first run knows what was made from what."""
+    for name in ("same", "other"):
+        folder = copied(finished, tmp_path / name, leave_out=["*.from"])
+        model = Run(folder, 0).model(0)
+        model.write_bytes(model.read_bytes()[:-100])
+    main(tmp_path / "same")
+    assert "no more" not in capsys.readouterr().out
+    ours = hashes(tmp_path / "same")
+    assert {name: ours[name] for name in hashes(finished)} == hashes(finished)
+    other_bits()
+    main(tmp_path / "other")
+    assert "note: model_1_w0.pth was made from what is there no more" in capsys.readouterr().out
+    assert hashes(tmp_path / "other")["model_0_w0.pth"] != ours["model_0_w0.pth"]
+    consistent(tmp_path / "other", (INITIAL, 0, 1), tmp_path, trained=())
+
+
+def test_a_model_that_an_earlier_version_had_made_again_gets_its_own_samples(finished, tmp_path):
+    """Its hash is recorded, the row of metrics is the old model's: the samples are too."""
+    folder = copied(finished, tmp_path / "run", leave_out=["*.from"])
+    state = storage.load(Run(folder, 0).model(0))
+    state["nn_model.out.3.bias"] += 0.01
+    storage.save(state, Run(folder, 0).model(0))
+    main(folder)
+    consistent(folder, (INITIAL, 0), tmp_path, trained=())
+
+
+def test_samples_that_are_made_again_are_measured_again(finished, tmp_path, monkeypatch):
+    """Of the same model, but with other bits, as with another max_c or other threads."""
+    folder = copied(finished, tmp_path / "run")
+    Run(folder, 0).evaluation(0)[0].unlink()
+    whole = sample.quantised
+    monkeypatch.setattr(sample, "quantised", lambda x: whole(x) ^ 1)  # the last bit of each pixel
+    main(folder)
+    before, after = (Run(each, 0).metrics()[1] for each in (finished, folder))
+    assert before["model"] == after["model"] and before["fid"] != after["fid"]
+    consistent(folder, (INITIAL, 0, 1), tmp_path)
+
+
+def test_later_generations_of_a_chain_that_is_gone_leave_the_metrics(finished, tmp_path, capsys):
+    """The loop that goes on is shorter than the one that made them."""
+    folder = copied(finished, tmp_path / "run")
+    main(folder, generation_number=1)
+    assert len(Run(folder, 0).metrics()) == 3  # still of one chain
+    state = storage.load(Run(folder, 0).model(0))
+    state["nn_model.out.3.bias"] += 0.01
+    storage.save(state, Run(folder, 0).model(0))
+    main(folder, generation_number=1)
+    said = "generations 1 to 1 were made from what is there no more; generation_number = 2 makes"
+    assert said in capsys.readouterr().out
+    assert [row["generation"] for row in Run(folder, 0).metrics()] == [INITIAL, 0]
+    main(folder)
+    consistent(folder, (INITIAL, 0, 1), tmp_path, trained=(1,))
+
+
+def test_a_shorter_loop_does_not_stumble_over_later_files(finished, tmp_path):
+    folder = copied(finished, tmp_path / "run", leave_out=["strip_w0.png"])
+    Run(folder, 0).strip(1)[0].write_bytes(b"damaged")
+    main(folder, generation_number=1)
+    main(folder)
+    assert {name: hashes(folder)[name] for name in hashes(finished)} == hashes(finished)
+
+
 # When a record binds
 
 
-def test_constants_bind_from_the_first_finished_stage_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("version", ["this", "an earlier"])
+def test_constants_bind_from_the_first_finished_stage_on(tmp_path, monkeypatch, version):
     """A wrong constant, Ctrl-C, the right one; what the stopped training left is not continued."""
     initialmain(tmp_path / "whole", n_epoch=3)
     whole, batches = hashes(tmp_path / "whole"), []
@@ -497,11 +580,29 @@ def test_constants_bind_from_the_first_finished_stage_on(tmp_path, monkeypatch):
         patched.setattr(train, "batches", stops)
         initialmain(tmp_path / "run", n_epoch=4, lrate=5e-3)
     assert Run(tmp_path / "run", 0).training_state(INITIAL).exists()
+    if version != "this":  # it noted no source of the saved state
+        (tmp_path / "run" / "hashes" / "training_initial_w0.pth.from").unlink()
     initialmain(tmp_path / "run", n_epoch=3)
     ours = hashes(tmp_path / "run")
     assert ours["model_initial.pth"] == whole["model_initial.pth"]
     with pytest.raises(SystemExit, match=r"n_epoch \(was 3, is 4\)"):
         initialmain(tmp_path / "run", n_epoch=4)
+
+
+def test_constants_stay_bound_when_the_first_files_are_lost(finished, tmp_path):
+    folder = copied(finished, tmp_path / "run", leave_out=["model_0_w0.pth", "*initial_w0"])
+    initialmain(folder)
+    with pytest.raises(SystemExit, match=r"lrate \(was 0.001, is 0.002\)"):
+        main(folder, lrate=2e-3)
+
+
+def test_a_new_folder_beside_one_that_binds_gets_no_record_of_other_constants(initial, tmp_path):
+    new, old = tmp_path / "new", copied(initial, tmp_path / "old")
+    with pytest.raises(SystemExit, match=r"n_epoch \(was 2, is 3\)"):
+        initialmain(old, save_dirs=[new, old], n_epoch=3)
+    initialmain(old, save_dirs=[new, old])
+    for name in ("model_initial.pth", "gen_data_with_w_initial_w0"):  # it knows their sources too
+        assert storage.noted(new / name) == storage.noted(old / name) is not None
 
 
 def test_two_folders_continue_with_another_batch_size_and_more_weights(initial, tmp_path):
@@ -553,3 +654,9 @@ def test_other_files_in_the_folder_do_not_end_mainall(finished, tmp_path):
     constants = constants_of(FOLDER / "mainall.py", **TINY_MAIN, Wall=[0], save_dir=folder)
     loop.mainall(training_set_of(FOLDER), constants)
     assert (folder / "weights.png").exists()
+
+
+def test_every_weight_of_a_folder_is_found_by_its_record(tmp_path):
+    for w in (0, 0.25, 2, 1e-9, 1e22):
+        storage.save_json({}, Run(tmp_path, w).table("run", "json"))
+    assert run.weights(tmp_path) == [0, 1e-9, 0.25, 2, 1e22]

@@ -428,3 +428,33 @@ def test_a_source_is_noted_before_the_file_and_goes_with_it(tmp_path):
     assert storage.is_from(path, "a") and storage.intact(path)
     storage.remove(path)
     assert storage.is_from(path, "b") and not any((tmp_path / "hashes").iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EBUSY])
+def test_a_file_that_cannot_be_deleted_is_one_line(tmp_path, monkeypatch, number):
+    path = tmp_path / "gen_data_with_w0_w0"
+    storage.write(path, b"content")
+
+    def refused(self, missing_ok=False):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(UserError, match=f"cannot delete .*w0_w0: {os.strerror(number)}"):
+        storage.remove(path)
+
+
+def test_a_copy_knows_what_it_was_made_from(tmp_path):
+    path, target = tmp_path / "a" / "file", tmp_path / "b" / "file"
+    storage.note_source(path, "model")
+    storage.write(path, b"content")
+    storage.copy(path, target)
+    assert storage.read(target) == b"content" and storage.noted(target) == "model"
+    assert storage.recorded(target) == storage.sha256(path)
+
+
+def test_the_hash_of_a_file_outlives_its_damage(tmp_path):
+    path = tmp_path / "file"
+    assert storage.recorded(path) is None
+    storage.write(path, b"content")
+    path.write_bytes(b"damaged")
+    assert storage.recorded(path) == storage.digest(b"content")

@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from common import loop, run, storage
+import torch
+
+from common import loop, run, stages, storage
 from common.data import load_real
 from common.fid import calculate_frechet_distance, feature_statistics
 from common.lenet import extract_mnist_features, train_lenet
@@ -92,15 +94,23 @@ def main(save_dir, folder=FULL, **changes):
     loop.main(training_set_of(folder), constants_of(folder / "main.py", **changes))
 
 
-def consistent(folder, generations, tmp_path):
-    """Asserts from outside that a loop's samples are those of its models, up to rounding, and its
-    metrics those of the samples."""
+def consistent(folder, generations, tmp_path, trained=(0, 1)):
+    """Asserts from outside that a loop's models, those in `trained`, are what training on the
+    samples before them gives, the samples those of the models, and the metrics those of the
+    samples, up to rounding."""
     files = Run(folder, 0)
     lenet = run.load_lenet(files.prmodel)
     real = feature_statistics(extract_mnist_features(load_real("digits").images, lenet))
     rows = {row["generation"]: row for row in files.metrics()}
     for g in generations:
         ddpm, seeds = run.load_ddpm(files.model(g)), Seeds(0, "FullSynthetic", 0, g)
+        if g in trained:
+            again = Run(tmp_path / "again", 0)
+            constants = constants_of(FULL / "main.py", **{**TINY_MAIN, "save_every": 1e9})
+            stages.train(again, g, run.load_images(files.samples(g - 1)), constants, seeds, "")
+            expected = run.load_ddpm(again.model(g)).state_dict()
+            changes = [(v - expected[k]).abs().flatten() for k, v in ddpm.state_dict().items()]
+            assert torch.cat([each.float() for each in changes]).mean() < 5e-5  # threads: 1e-5
         for paths, stage in ((files.evaluation(g), "evaluation"), (files.samples(g), "samples")):
             found = run.load_images(paths).images
             how = {"max_c": 30, "save_every": 1e9, "name": "test"}
