@@ -207,6 +207,7 @@ class Loop:
         self._floor()
         for kind in ("metrics", "timings"):  # a damaged table is made anew
             storage.intact(run_.table(kind))
+            storage.sweep(run_.table(kind))
 
     def __call__(self):
         try:

@@ -72,12 +72,23 @@ def intact(path):
 def remove(path):
     """Deletes a file that is no longer needed, if it is there, its hash and source, and what a
     write of them left behind that was killed."""
+    sweep(path)
     for file in (path, _record(path), _source(path)):
-        try:
-            file.unlink(missing_ok=True)
-            _temporary(file).unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot delete {file}: {error.strerror or error}") from error
+        _delete(file)
+
+
+def sweep(path):
+    """Deletes what a write of a file, its hash or its source left behind that was killed. Only for
+    who holds the lock under which they are written."""
+    for file in (path, _record(path), _source(path)):
+        _delete(_temporary(file))
+
+
+def _delete(file):
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot delete {file}: {error.strerror or error}") from error
 
 
 def copy(path, target):
