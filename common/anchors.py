@@ -2,6 +2,9 @@
 
 Anchors are real test images, as many of each class, each with its own label and one fixed noise
 per (anchor, t): the same for every generation and every run, so that what differs is the model.
+Or they are samples of the run's initial model: then nothing here needs real images, not even the
+principal directions of the classes. What costs K backward passes and no whole J is measured on
+`N_HELD_OUT` other images of the same source.
 """
 
 import re
@@ -12,7 +15,7 @@ import torch
 from scipy.sparse.linalg import svds
 from tqdm import tqdm
 
-from common import processes, provenance, report, run, spectrum, storage
+from common import posterior, processes, provenance, report, run, spectrum, storage
 from common.data import balanced_order, load_real
 from common.errors import UserError, one_line
 from common.run import Run
@@ -23,7 +26,9 @@ N_VECTORS = 3  # leading singular vectors kept per anchor and time
 N_HELD_OUT = 200  # test images of the denoising loss, none of them an anchor
 PUBLISHED_N_T = 500  # the n_T that the constant `timesteps` refers to
 
-PER_GENERATION = ("eigenvalues", "trace", "asymmetry", "leading_vectors", "denoising_loss")
+OF_J = ("eigenvalues", "trace", "asymmetry", "leading_vectors", *posterior.STATISTICS)
+PER_GENERATION = (*OF_J, *posterior.TANGENT, "denoising_loss")
+FILES = {"test": "spectra", "samples": "spectra_of_samples"}  # by `anchors_from`
 
 
 class Anchors(NamedTuple):
@@ -47,17 +52,17 @@ class Anchors(NamedTuple):
         )
 
 
-def select(dataset, seed, n_anchors, skip=0):
-    """n_anchors test images, as many of each class, after the first `skip` of the same order."""
-    test, seeds = load_real(dataset, train=False), Seeds(seed, "anchors")
-    order = balanced_order(test.labels, seeds.numpy_generator("order"))
+def select(source, seed, n_anchors, skip=0):
+    """n_anchors of the LabelledImages `source`, as many of each class, after the first `skip` of
+    the same order."""
+    seeds = Seeds(seed, "anchors")
+    order = balanced_order(source.labels, seeds.numpy_generator("order"))
     if skip + n_anchors > len(order):
         raise UserError(
-            f"{skip + n_anchors} test images are needed, but {dataset} has {len(order)} in equal "
-            "classes"
+            f"{skip + n_anchors} images are needed, but there are {len(order)} in equal classes"
         )
     index = order[skip : skip + n_anchors]
-    images, labels = test.subset(index)
+    images, labels = source.subset(index)
     return Anchors(images.float() / 255, labels, index, seeds)
 
 
@@ -95,12 +100,15 @@ def main(constants):
                 )
             paths = {g: paths[g] for g in paths if g == INITIAL or g in constants.generations}
         run_ = Run(constants.run_dir, constants.w)
-        path = run_.table("spectra", "npz")
+        path = run_.table(FILES[constants.anchors_from], "npz")
         if record := provenance.recorded(run_):
             constants.dataset = record["constants"]["dataset"]
         with storage.lock(path.with_suffix(".lock")):
             new = measure(paths, path, constants)
-        print(f"{_count(len(new), len(paths))} at test images of {constants.dataset}: {path}")
+        where = f"test images of {constants.dataset}"
+        if constants.anchors_from == "samples":
+            where = "samples of the initial model"
+        print(f"{_count(len(new), len(paths))} at {where}: {path}")
         report.announce(report.write(constants.run_dir, constants.w))
 
 
@@ -118,7 +126,7 @@ def measure(paths, path, constants):
     A checkpoint that the file holds already (by content) is not measured again. Returns the
     generations that were. UserError when the file was made with other anchors or timesteps.
     """
-    anchors, held_out = _chosen(constants)
+    anchors, held_out, directions = _chosen(constants)
     schedule = run.load_ddpm(next(iter(paths.values()))).cpu().sqrtmab
     n_T = len(schedule) - 1
     times = scaled(constants.timesteps, n_T)
@@ -126,6 +134,10 @@ def measure(paths, path, constants):
     hashes = {generation: storage.sha256(file) for generation, file in paths.items()}
     if kept:
         ours = {"t": times, "anchor_index": anchors.index.tolist(), "dataset": constants.dataset}
+        if not set(PER_GENERATION) <= kept.keys():
+            raise UserError(
+                f"{path} was made by an earlier version, which measured less: move it away"
+            )
         for name, value in ours.items():
             if name in kept and kept[name].tolist() != value:
                 raise UserError(f"{path} has other {name}: move it away, or restore the constants")
@@ -140,7 +152,13 @@ def measure(paths, path, constants):
             raise UserError(f"{paths[generation]} has another schedule (n_T, betas) than the first")
         rows[generation] = {
             **processes.together(
-                _spectra, ddpm.cpu(), anchors, held_out, times, device=processes.device().type
+                _spectra,
+                ddpm.cpu(),
+                anchors,
+                held_out,
+                directions,
+                times,
+                device=processes.device().type,
             ),
             "checkpoint_sha256": hashes[generation],
         }
@@ -156,6 +174,7 @@ def measure(paths, path, constants):
             "n_T": np.array(n_T),
             "timesteps": np.array(constants.timesteps),
             "dataset": np.array(constants.dataset),
+            "anchors_from": np.array(constants.anchors_from),
             "seed": np.array(constants.seed),
             "n_held_out": np.array(N_HELD_OUT),
             "sigma": sigma.double().numpy(),
@@ -168,73 +187,117 @@ def measure(paths, path, constants):
 
 
 def _chosen(constants):
-    """The Anchors, and others of the same test images for the denoising loss."""
-    dataset, seed, n_anchors = constants.dataset, constants.seed, constants.n_anchors
+    """The Anchors; others of the same source; and the principal directions (10, K, D) of each class
+    in what the models are to know: the real training images, or samples of the initial model."""
+    seed, n_anchors = constants.seed, constants.n_anchors
+    if constants.anchors_from == "samples":
+        paths = Run(constants.run_dir, constants.w).evaluation(INITIAL)
+        source = known = run.load_images(paths, "main.py")
+    else:
+        source, known = load_real(constants.dataset, train=False), load_real(constants.dataset)
     try:
-        return select(dataset, seed, n_anchors), select(dataset, seed, N_HELD_OUT, skip=n_anchors)
-    except UserError as error:
+        chosen = select(source, seed, n_anchors), select(source, seed, N_HELD_OUT, skip=n_anchors)
+        k = max(posterior.N_DIRECTIONS)
+        of_class = [
+            posterior.principal_directions(known.images[known.labels == c], k) for c in range(10)
+        ]
+    except (UserError, ValueError) as error:
         raise UserError(
             f"n_anchors = {n_anchors} and {N_HELD_OUT} images for the denoising loss: {error}; "
-            "give a smaller n_anchors"
+            "give a smaller n_anchors, or more images"
         ) from error
+    return *chosen, torch.stack(of_class)
 
 
 def load(path):
     """The arrays of a spectra_w{w}.npz as a dict. Its axes: G generations (INITIAL = -1 first), T
-    times, A anchors, D = 784: eigenvalues of J^T J (G, T, A, D) descending, trace and asymmetry
-    of J (G, T, A), leading_vectors (G, T, A, 3, D), denoising_loss (G, T), and their conditions."""
+    times, A anchors, H held-out images, D = 784: eigenvalues of J^T J (G, T, A, D) descending;
+    trace and asymmetry of J and `posterior.STATISTICS` (G, T, A); leading_vectors
+    (G, T, A, 3, D); `posterior.TANGENT` (G, T, H); denoising_loss (G, T); and their conditions."""
     return storage.load_arrays(path, "jacobian/spectra.py")
 
 
 def statistics(arrays):
-    """{name: (G, T, A)} of `spectrum.spectrum_statistics` for what `load` returns."""
+    """{name: (G, T, A)} of `spectrum.spectrum_statistics` for what `load` returns; of `posterior`,
+    too, where the file has them, the logarithms of the tangent variances (G, T, H)."""
     sigma, alphabar = arrays["sigma"][:, None], arrays["alphabar"][:, None]
-    return spectrum.spectrum_statistics(
+    found = spectrum.spectrum_statistics(
         arrays["eigenvalues"], arrays["trace"], arrays["asymmetry"], sigma, alphabar
     )
+    if "free_directions" in arrays:  # not in files of earlier versions
+        found |= {name: arrays[name] for name in posterior.STATISTICS}
+        for k in posterior.N_DIRECTIONS:
+            name = f"tangent_variance_{k}"
+            found[name] = posterior.log_tangent_variance(arrays[name])
+    return found
 
 
-def _spectra(ddpm, anchors, held_out, times, *, device):
+def overconfidence(arrays):
+    """{"overconfidence_10", "_20": (G, T)} over the held-out images; {} for an earlier file."""
+    if "free_directions" not in arrays:
+        return {}
+    return {
+        f"overconfidence_{k}": posterior.overconfidence(
+            arrays[f"tangent_residual_{k}"], arrays[f"tangent_variance_{k}"]
+        )
+        for k in posterior.N_DIRECTIONS
+    }
+
+
+def _spectra(ddpm, anchors, held_out, directions, times, *, device):
     """What one checkpoint adds to the file: {name: array} for the names in PER_GENERATION.
 
-    The processes take the anchors in turns.
+    The processes take the images in turns.
     """
     ddpm = ddpm.to(device).frozen()
     chunk = 16 if device == "cpu" else 112  # rows of J at a time
-    jobs = [(t, a) for t in times for a in range(len(anchors.index))]
-    mine = jobs[processes.rank() :: processes.count()]
-    first = processes.rank() == 0
+    sigmas = ddpm.sqrtmab.double().tolist()
+    noised = {
+        (k, t): _noised(ddpm, images, t, device)
+        for k, images in enumerate((anchors, held_out))
+        for t in times
+    }
 
-    def measured(t, a):
-        x_t, c, t_ = _noised(ddpm, anchors, t, device)
-        one = slice(a, a + 1)
-        J = spectrum.jacobian(ddpm.eps, x_t[one], t_[one], c[one], chunk)
-        return {
-            "eigenvalues": spectrum.eigenvalues(J)[0],
+    def of_anchor(t, a):
+        x_t, t_, c, _ = (part[a : a + 1] for part in noised[0, t])
+        J = spectrum.jacobian(ddpm.eps, x_t, t_, c, chunk)
+        eigenvalues = spectrum.eigenvalues(J)
+        found = posterior.posterior_statistics(J, sigmas[t], eigenvalues)
+        return {name: values[0] for name, values in found.items()} | {
+            "eigenvalues": eigenvalues[0],
             "trace": spectrum.trace(J)[0],
             "asymmetry": spectrum.asymmetry(J)[0],
             "leading_vectors": _leading_vectors(J[0].double().cpu().numpy()),
         }
 
+    def of_held_out(t, a):
+        x_t, t_, c, noise = (part[a : a + 1] for part in noised[1, t])
+        at = x_t, t_, c, noise, sigmas[t], directions[c.item()]
+        found = posterior.tangent_statistics(ddpm.eps, *at, chunk)
+        return {name: values[0] for name, values in found.items()}
+
+    kinds = ((of_anchor, OF_J, anchors), (of_held_out, posterior.TANGENT, held_out))
+    jobs = [(k, t, a) for k in (0, 1) for t in times for a in range(len(kinds[k][2].index))]
+    first = processes.rank() == 0
     bar = tqdm(
-        mine,
+        jobs[processes.rank() :: processes.count()],
         desc="one in each process",
-        unit="Jacobian",
+        unit="image",
         disable=None if first else True,
         leave=False,
     )
-    results = processes.gathered(lambda: {job: measured(*job) for job in bar})
+    results = processes.gathered(lambda: {(k, t, a): kinds[k][0](t, a) for k, t, a in bar})
     of_job = {job: found for result in results for job, found in result.items()}
     found = {
-        name: np.stack([[of_job[t, a][name] for a in range(len(anchors.index))] for t in times])
-        for name in PER_GENERATION[:-1]
+        name: np.stack([[of_job[k, t, a][name] for a in range(len(images.index))] for t in times])
+        for k, (_, names, images) in enumerate(kinds)
+        for name in names
     }
     with torch.inference_mode():
         losses = []
         for t in times:
-            x_t, c, t_ = _noised(ddpm, held_out, t, device)
-            error = (ddpm.eps(x_t, t_, c) - held_out.noise(t).to(device)).double().square().mean()
-            losses.append(error.item())
+            x_t, t_, c, noise = noised[1, t]
+            losses.append((ddpm.eps(x_t, t_, c) - noise).double().square().mean().item())
     return {**found, "denoising_loss": np.stack(losses)}
 
 
@@ -248,7 +311,7 @@ def _leading_vectors(J):
 
 
 def _noised(ddpm, anchors, t, device):
-    """x_t (A, 1, 28, 28), labels (A,) and t (A,) of the noised anchors, on the device."""
-    c = anchors.labels.to(device)
+    """x_t (A, 1, 28, 28), t (A,), labels (A,) and the noise in x_t, on the device."""
+    c, noise = anchors.labels.to(device), anchors.noise(t).to(device)
     t_ = torch.full_like(c, t)
-    return ddpm.noised(anchors.x_0.to(device), anchors.noise(t).to(device), t_), c, t_
+    return ddpm.noised(anchors.x_0.to(device), noise, t_), t_, c, noise

@@ -9,6 +9,7 @@ from common.data import balanced_order, load_real
 from common.errors import UserError
 from common.fid import calculate_frechet_distance, feature_statistics
 from common.lenet import accuracy, extract_mnist_features
+from common.nearest_neighbours import distance_to_training, entropy
 from common.prdc import compute_prdc_slice, nearest_radii
 from common.seeds import Seeds
 
@@ -45,12 +46,19 @@ def reference(real, lenet, n_ref, path, key):
         return Reference(features, compared, radii)
 
 
-def scores(samples, lenet, against):
-    """{"fid", "precision", "recall", "density", "coverage", "accuracy"} of LabelledImages.
+def scores(samples, lenet, against, training=None):
+    """{"fid", "precision", "recall", "density", "coverage", "entropy", "distance_to_training",
+    "accuracy"} of LabelledImages.
 
-    accuracy: the fraction that the feature network puts into the class that was asked for.
+    entropy and distance_to_training, to the LabelledImages that the model was trained on where they
+    are given, are of `nearest_neighbours`, in the 84 features. accuracy: the fraction that the
+    feature network puts into the class that was asked for.
     """
-    found = _distances(_features(samples.images, lenet, "the samples"), against)
+    features = _features(samples.images, lenet, "the samples")
+    found = {**_distances(features, against), "entropy": entropy(features)}
+    if training is not None:
+        known = _features(training.images, lenet, "the training set")
+        found["distance_to_training"] = distance_to_training(features, known)
     return {**found, "accuracy": accuracy(lenet, samples)}
 
 

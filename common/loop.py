@@ -329,23 +329,26 @@ class Loop:
                 break
 
     def evaluate(self, generation):
-        """Adds this generation's row to the metrics: FID, PRDC and class accuracy against the real
-        data, for w > 0 also those of the guided samples that the next generation trains on."""
+        """Adds this generation's row to the metrics: those of `evaluation.scores`, for w > 0 also
+        of the guided samples that the next generation trains on. A row of an earlier version, which
+        measured less, is made again."""
         rows, model = self.run.metrics(), storage.sha256(self.run.model(generation))[:16]
-        if any((row["generation"], row["model"]) == (generation, model) for row in rows):
+        here = (row for row in rows if row["generation"] == generation)
+        if any(row["model"] == model and "entropy" in row for row in here):
             return
         rows = [row for row in rows if row["generation"] != generation]  # of a model that is gone
         with self._stage("metrics", generation):
             samples = run.load_images(self.run.evaluation(generation))
+            training = None if generation == INITIAL else self._data(generation)
             row = {
                 "generation": generation,
                 "model": model,
                 "N_eval": len(samples.labels),
-                **evaluation.scores(samples, self.lenet, self.reference),
+                **evaluation.scores(samples, self.lenet, self.reference, training),
             }
             if self.run.w > 0:
                 guided = self._synthetic(generation).subset(slice(self.constants.N_eval))
-                found = evaluation.scores(guided, self.lenet, self.reference)
+                found = evaluation.scores(guided, self.lenet, self.reference, training)
                 row["N_guided"] = len(guided.labels)
                 row |= {f"{name}_guided": value for name, value in found.items()}
             self.run.save_metrics([*rows, row])

@@ -23,6 +23,13 @@ STATISTICS = {
     "log_singular_60": "mean log of the 60 smallest σ·s(J)",
 }
 N_DIRECTIONS = (10, 20)  # principal directions that the tangent statistics sum over
+TANGENT = tuple(f"tangent_{name}_{k}" for name in ("variance", "residual") for k in N_DIRECTIONS)
+# All that is watched of a spectrum, with the formula that labels an axis.
+LABELS = {
+    **spectrum.STATISTICS,
+    **STATISTICS,
+    **{f"tangent_variance_{k}": f"log tangent variance, Σ vᵀCv of {k}" for k in N_DIRECTIONS},
+}
 FLOOR = 1e-4  # what variances and singular values below it count as, before a logarithm
 
 

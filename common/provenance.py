@@ -27,6 +27,8 @@ APART |= {"init_from", "control", "deterministic", "fast", "generation_number", 
 APART |= {"save_every", "save_dir", "save_dirs", "Wall", "script", "recipe", "words"}
 USELESS = ("n_T", "beta1", "beta2", "n_feat", "n_classes", "dataset")  # if they change in a loop
 
+ANCHORS = {"anchors": "anchors", "sample_anchors": "sampled anchors"}
+
 NEW_IMAGES = ("FullSynthetic", "Fresh")  # scenarios whose controls train on new images only
 REAL_IMAGES = {"mnist": 60_000, "digits": 1_500}  # N_real means all of them where it is more
 N_HELD_OUT_BEFORE = 200  # in spectra_w{w}.npz that do not say it
@@ -59,6 +61,7 @@ class Provenance:
     N_ref: int | None = None
     feature_network: str | None = None
     anchors: Any = None
+    sample_anchors: Any = None
     models: frozenset = frozenset()
 
     def flat(self):
@@ -66,8 +69,9 @@ class Provenance:
         found = {}
         for field in fields(self)[1:-1]:
             value = getattr(self, field.name)
-            if field.name == "anchors":
-                found |= {f"anchors' {name}": each for name, each in (value or {}).items()}
+            if field.name in ANCHORS:
+                name = ANCHORS[field.name]
+                found |= {f"{name}' {part}": each for part, each in (value or {}).items()}
             elif isinstance(value, dict):
                 found |= value
             else:
@@ -87,6 +91,10 @@ def read(run):
     if run.table("spectra", "npz").exists():
         arrays = storage.load_arrays(run.table("spectra", "npz"), "jacobian/spectra.py")
         known["anchors"] = _anchors(arrays, known.get("dataset"))
+        of_samples = run.table("spectra_of_samples", "npz")
+        if of_samples.exists():
+            arrays_of_samples = storage.load_arrays(of_samples, "jacobian/spectra.py")
+            known["sample_anchors"] = _anchors(arrays_of_samples, known.get("dataset"))
         hashes = zip(arrays["generations"], arrays["checkpoint_sha256"], strict=True)
         known["models"] = frozenset(str(sha) for g, sha in hashes if g != INITIAL)
     return Provenance(run.folder, **known)

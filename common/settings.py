@@ -31,6 +31,12 @@ WATCHED = (
     "sigma_norm",
     "log_energy",
     "asymmetry",
+    "log_posterior_20",
+    "free_directions",
+    "log_singular_20",
+    "log_singular_60",
+    "tangent_variance_10",
+    "tangent_variance_20",
 )
 
 
@@ -129,6 +135,7 @@ RULES = {
         lambda value: _whole(10)[0](value) and value % 10 == 0,
         "a multiple of 10 (as many of each class), 10 or more",
     ),
+    "anchors_from": _one_of("test", "samples"),
     "alpha": _PROBABILITY,
     "primary": _one_of(*WATCHED),
     "primary_t": _whole(1),

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from common import streams
 from common.plots import BLUE, GREEN, ORANGE, PURPLE, generation_colours, generation_name
-from common.spectrum import STATISTICS
+from common.posterior import LABELS
 
 STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"))
 Z_TICKS = (-300, -100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100, 300)
@@ -126,11 +127,11 @@ def statistics(runs, title):
     """
     if len(runs) == 1:
         ((arrays, found),) = runs.values()
-        figure, panels = _panels(len(found), title, rows=2)
+        figure, panels = _panels(len(found), title, rows=max(2, -(-len(found) // 5)))
         for axes, (name, values) in zip(panels, found.items(), strict=False):
             for i, t in enumerate(arrays["t"]):
                 _band(axes, arrays["generations"], values[:, i], STYLES[i % 4], f"t = {t}")
-            axes.set_title(STATISTICS[name], fontsize=9)
+            axes.set_title(LABELS[name], fontsize=9)
         panels[0].legend(fontsize=8)
     else:
         first, found = next(iter(runs.values()))
@@ -141,9 +142,11 @@ def statistics(runs, title):
                 axes = panels[row * len(first["t"]) + i]
                 for style, (label, (arrays, values)) in zip(STYLES * 9, runs.items(), strict=False):
                     _band(axes, arrays["generations"], values[name][:, i], style, label)
-                axes.set_title(f"{STATISTICS[name]}, t = {t}", fontsize=8)
+                axes.set_title(f"{LABELS[name]}, t = {t}", fontsize=8)
         panels[0].legend(fontsize=7)
     for axes in panels:
+        if not axes.has_data():
+            axes.set_axis_off()
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("generation (-1: initial)", fontsize=8)
         axes.grid(alpha=0.3)
@@ -166,7 +169,7 @@ def onsets(loops, controls, calibration, primary):
     """
     groups = {}
     for name in loops[0].names:
-        groups.setdefault(name.split(" t=")[0], []).append(name)
+        groups.setdefault(streams.kind_and_time(name)[0], []).append(name)
     shades = colormaps["plasma"](np.linspace(0, 0.8, len(loops[0].t)))
     colours = dict(zip(loops[0].t, shades, strict=True))
     if calibration is None:
@@ -176,10 +179,11 @@ def onsets(loops, controls, calibration, primary):
         title += f", judged for the first {calibration.horizon} generations"
         if any(len(loop.generations) > calibration.horizon for loop in loops):
             title += " (shaded: the others)"
-    figure, panels = _panels(len(groups), title, rows=3, height=2.5, width=3.3)
+    rows = max(3, -(-len(groups) // 6))
+    figure, panels = _panels(len(groups), title, rows=rows, height=2.5, width=3.3)
     for axes, (kind, names) in zip(panels, groups.items(), strict=False):
         for name in names:
-            t = int(name.split(" t=")[1]) if " t=" in name else None
+            t = streams.kind_and_time(name)[1]
             style = {"color": colours.get(t, BLUE), "lw": 2.4 if name == primary else 1.2}
             if calibration is None:
                 _change(axes, loops, name, style)
@@ -194,7 +198,7 @@ def onsets(loops, controls, calibration, primary):
         _share_z(panels[: len(groups)], loops, calibration)
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
-    for axes in panels[max(0, len(groups) - len(panels) // 3) : len(groups)]:
+    for axes in panels[max(0, len(groups) - len(panels) // rows) : len(groups)]:
         axes.set_xlabel("generation")
     figure.supylabel("change since generation 0" if calibration is None else "z-score")
     figure.legend(

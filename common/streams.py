@@ -10,7 +10,6 @@ from common import anchors, provenance
 from common.errors import UserError
 from common.provenance import Provenance
 from common.run import Run
-from common.seeds import INITIAL
 from common.settings import WATCHED
 
 
@@ -32,15 +31,26 @@ KINDS = {
     "sigma_norm": Kind("spectral norm", 0),
     "log_energy": Kind("log energy", 0),
     "asymmetry": Kind("asymmetry", 0),
+    "log_posterior_20": Kind("log posterior variance, 20 largest", -1),
+    "free_directions": Kind("free directions", -1),
+    "log_singular_20": Kind("log singular values, 20 smallest", 1),
+    "log_singular_60": Kind("log singular values, 60 smallest", 1),
+    "tangent_variance_10": Kind("log tangent variance, 10 directions", -1),
+    "tangent_variance_20": Kind("log tangent variance, 20 directions", -1),
+    "overconfidence_10": Kind("over-confidence, 10 directions", 1),
+    "overconfidence_20": Kind("over-confidence, 20 directions", 1),
     "denoising_loss": Kind("log denoising loss", 1, logarithmic=True),
     "fid": Kind("log FID", 1, logarithmic=True),
     "precision": Kind("precision", -1),
     "recall": Kind("recall", -1),
     "density": Kind("density", -1),
     "coverage": Kind("coverage", -1),
+    "entropy": Kind("entropy of samples", -1),
+    "distance_to_training": Kind("distance to training set", -1),
 }
-METRICS = ("fid", "precision", "recall", "density", "coverage")
+METRICS = ("fid", "precision", "recall", "density", "coverage", "entropy", "distance_to_training")
 FID = KINDS["fid"].name
+SAMPLED = " at samples"  # ends the name of a stream whose anchors are samples
 
 
 class Streams(NamedTuple):
@@ -69,52 +79,94 @@ def name_of(kind, t=None):
 def direction(name):
     """The direction of the stream of this name: 1, -1 or 0."""
     directions = {kind.name: kind.direction for kind in KINDS.values()}
-    return directions[name.split(" t=")[0]]
+    return directions[kind_and_time(name)[0].removesuffix(SAMPLED)]
 
 
-def load(folder, w):
-    """The Streams of a run with metrics_w{w}.csv and spectra_w{w}.npz, generation 0 to the last.
+def kind_and_time(name):
+    """("posterior variance", 50) of the stream "posterior variance t=50", ("log FID", None) of one
+    without time; one at samples is of a kind of its own."""
+    kind, _, rest = name.partition(" t=")
+    t, sampled, _ = rest.partition(SAMPLED)
+    return kind + sampled, int(t) if t else None
+
+
+def load(folder, w, first=0):
+    """The Streams of a run with metrics_w{w}.csv and spectra_w{w}.npz, generation `first` (0, or
+    INITIAL) to the last, with those of spectra_of_samples_w{w}.npz where it is there.
 
     A row of metrics joins a row of spectra by the content of the checkpoint they were measured on;
     UserError when a generation's two rows are of different models, or one is missing.
     """
     run = Run(folder, w)
-    arrays = anchors.load(run.table("spectra", "npz"))
-    rows = {row["generation"]: row for row in run.metrics() if row["generation"] != INITIAL}
+    rows = {row["generation"]: row for row in run.metrics() if row["generation"] >= first}
     if not rows:
         raise UserError(f"{run.table('metrics').name} is missing in {folder}: run main.py first")
+    values, per_anchor, found = {}, {}, []
+    for source, ending in (("test", ""), ("samples", SAMPLED)):
+        path = run.table(anchors.FILES[source], "npz")
+        if source == "test" or path.exists():
+            arrays = anchors.load(path)
+            index = _matching(arrays, rows, path)
+            found.append(arrays)
+            for name, numbers in _of_anchors(arrays, index).items():
+                per_anchor[name + ending] = numbers
+                values[name + ending] = numbers.mean(axis=1)
+            for name, numbers in _of_all(arrays, index).items():
+                values[name + ending] = numbers
+    for kind in METRICS:
+        series = np.array([row.get(kind, np.nan) for row in rows.values()])
+        if not np.isnan(series).all():  # not of a run that an earlier version measured
+            values[name_of(kind)] = np.log(series) if KINDS[kind].logarithmic else series
+    return Streams(
+        folder,
+        provenance.read(run),
+        np.array(list(rows)),
+        list(values),
+        np.stack(list(values.values()), 1),
+        per_anchor,
+        sorted({t for arrays in found for t in arrays["t"].tolist()}),
+        int(found[0]["n_T"]),
+    )
+
+
+def _matching(arrays, rows, path):
+    """The index among the spectra of each generation in rows {generation: row of metrics}."""
     measured = arrays["generations"].tolist()
-    generations = [g for g in measured if g != INITIAL]
-    if generations != list(range(len(rows))) or set(generations) != set(rows):
+    generations = [g for g in measured if g >= min(rows)]
+    if generations != list(range(min(rows), max(rows) + 1)) or set(generations) != set(rows):
         raise UserError(
-            f"{run.table('spectra', 'npz')} has the generations {generations}, but the metrics "
+            f"{path} has the generations {generations}, but the metrics "
             f"{sorted(rows)}: run jacobian/spectra.py with generations = []"
         )
     index = [measured.index(g) for g in generations]
     for g, i in zip(generations, index, strict=True):
         if not str(arrays["checkpoint_sha256"][i]).startswith(rows[g]["model"]):
             raise UserError(
-                f"generation {g} in {folder}: metrics and spectra were measured on different "
+                f"generation {g} in {path.parent}: metrics and spectra were measured on different "
                 "models; run jacobian/spectra.py again, and main.py if that does not help"
             )
-    values, per_anchor = {}, {}
-    statistics, times = anchors.statistics(arrays), arrays["t"].tolist()
-    for kind in WATCHED:
-        for i, t in enumerate(times):
-            per_anchor[name_of(kind, t)] = statistics[kind][index, i]
-            values[name_of(kind, t)] = statistics[kind][index, i].mean(axis=1)
-    for i, t in enumerate(times):
-        values[name_of("denoising_loss", t)] = np.log(arrays["denoising_loss"][index, i])
-    for kind in METRICS:
-        series = np.array([rows[g][kind] for g in generations])
-        values[name_of(kind)] = np.log(series) if KINDS[kind].logarithmic else series
-    return Streams(
-        folder,
-        provenance.read(run),
-        np.array(generations),
-        list(values),
-        np.stack(list(values.values()), 1),
-        per_anchor,
-        times,
-        int(arrays["n_T"]),
-    )
+    return index
+
+
+def _of_anchors(arrays, index):
+    """{stream: (G, A)} of what each anchor says for itself."""
+    statistics = anchors.statistics(arrays)
+    return {
+        name_of(kind, t): statistics[kind][index, i]
+        for kind in WATCHED
+        if kind in statistics
+        for i, t in enumerate(arrays["t"].tolist())
+    }
+
+
+def _of_all(arrays, index):
+    """{stream: (G,)} of what all images say together."""
+    together = {
+        **anchors.overconfidence(arrays),
+        "denoising_loss": np.log(arrays["denoising_loss"]),
+    }
+    return {
+        name_of(kind, t): values[index, i]
+        for kind, values in together.items()
+        for i, t in enumerate(arrays["t"].tolist())
+    }

@@ -17,6 +17,7 @@ from common.unet import ContextUnet
 
 SCRIPT = ROOT / "jacobian" / "spectra.py"
 OPTIONS = {"dataset": "digits", "n_anchors": 10, "timesteps": [400]}
+TEST = load_real("digits", train=False)
 
 
 def model(seed, n_T=20):
@@ -69,7 +70,7 @@ def test_anchors_are_noised_test_images_of_every_class_with_their_own_labels(mea
     folder, arrays = measured
     test = load_real("digits", train=False)
     assert sorted(arrays["anchor_labels"].tolist()) == list(range(10))
-    chosen = anchors.select("digits", 0, 10)
+    chosen = anchors.select(TEST, 0, 10)
     for a in (0, 7):
         i = int(arrays["anchor_index"][a])
         assert arrays["anchor_labels"][a] == test.labels[i]
@@ -89,14 +90,14 @@ def test_anchors_are_noised_test_images_of_every_class_with_their_own_labels(mea
 
 
 def test_noise_depends_on_image_and_time_and_on_nothing_else():
-    few, many = anchors.select("digits", 0, 10), anchors.select("digits", 0, 20)
+    few, many = anchors.select(TEST, 0, 10), anchors.select(TEST, 0, 20)
     assert torch.equal(few.index, many.index[:10])
     assert torch.equal(few.noise(5), many.noise(5)[:10])
     assert not torch.equal(few.noise(5), few.noise(6))
     assert not torch.equal(few.noise(5)[0], few.noise(5)[1])
-    other = anchors.select("digits", 1, 10)
+    other = anchors.select(TEST, 1, 10)
     assert not torch.equal(few.index, other.index)
-    held_out = anchors.select("digits", 0, 200, skip=10)
+    held_out = anchors.select(TEST, 0, 200, skip=10)
     assert not set(held_out.index.tolist()) & set(few.index.tolist())
 
 
@@ -146,7 +147,7 @@ def test_the_dataset_is_that_of_the_runs_record(tmp_path, capsys):
     folder = a_run(tmp_path, [0])
     storage.save_json({"constants": {"dataset": "digits"}}, folder / "run_w0.json")
     arrays = measure(folder, dataset="mnist")
-    expected = anchors.select("digits", 0, 10).index.tolist()
+    expected = anchors.select(TEST, 0, 10).index.tolist()
     assert arrays["anchor_index"].tolist() == expected
     assert (str(arrays["dataset"]), int(arrays["seed"]), int(arrays["n_held_out"])) == (
         "digits",
@@ -158,7 +159,7 @@ def test_the_dataset_is_that_of_the_runs_record(tmp_path, capsys):
 
 
 def test_too_many_anchors_are_named_as_given(tmp_path):
-    message = r"n_anchors = 100 and 200 images for the denoising loss: 300 test images are needed"
+    message = r"n_anchors = 100 and 200 images for the denoising loss: 300 images are needed"
     with pytest.raises(SystemExit, match=message):
         measure(a_run(tmp_path, [0]), n_anchors=100)
 

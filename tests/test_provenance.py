@@ -371,7 +371,7 @@ def test_real_runs_belong_together_and_are_measured_on_their_own_dataset(initial
         measured = {"run_dir": each, "n_anchors": 10, "timesteps": [400]}
         anchors.main(constants_of(SPECTRA, **measured))
         arrays = anchors.load(each / "spectra_w0.npz")
-        digits = anchors.select("digits", 0, 10)
+        digits = anchors.select(load_real("digits", train=False), 0, 10)
         assert arrays["anchor_index"].tolist() == digits.index.tolist()
         assert (str(arrays["dataset"]), int(arrays["n_held_out"])) == ("digits", 200)
     done = run_script(DETECT, runs=[folder], controls=controls, primary_t=400)
