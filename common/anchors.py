@@ -4,7 +4,7 @@ Anchors are real test images, as many of each class, each with its own label and
 per (anchor, t): the same for every generation and every run, so that what differs is the model.
 Or they are samples of the run's initial model: then nothing here needs real images, not even the
 principal directions of the classes. What costs K backward passes and no whole J is measured on
-`N_HELD_OUT` other images of the same source.
+more images of the same source.
 """
 
 import re
@@ -24,6 +24,7 @@ from common.settings import number_text
 
 N_VECTORS = 3  # leading singular vectors kept per anchor and time
 N_HELD_OUT = 200  # test images of the denoising loss, none of them an anchor
+N_TANGENT = 100  # the first of them: those of the tangent statistics
 PUBLISHED_N_T = 500  # the n_T that the constant `timesteps` refers to
 
 OF_J = ("eigenvalues", "trace", "asymmetry", "leading_vectors", *posterior.STATISTICS)
@@ -211,7 +212,7 @@ def _chosen(constants):
 
 def load(path):
     """The arrays of a spectra_w{w}.npz as a dict. Its axes: G generations (INITIAL = -1 first), T
-    times, A anchors, H held-out images, D = 784: eigenvalues of J^T J (G, T, A, D) descending;
+    times, A anchors, H other images, D = 784: eigenvalues of J^T J (G, T, A, D) descending;
     trace and asymmetry of J and `posterior.STATISTICS` (G, T, A); leading_vectors
     (G, T, A, 3, D); `posterior.TANGENT` (G, T, H); denoising_loss (G, T); and their conditions."""
     return storage.load_arrays(path, "jacobian/spectra.py")
@@ -276,8 +277,8 @@ def _spectra(ddpm, anchors, held_out, directions, times, *, device):
         found = posterior.tangent_statistics(ddpm.eps, *at, chunk)
         return {name: values[0] for name, values in found.items()}
 
-    kinds = ((of_anchor, OF_J, anchors), (of_held_out, posterior.TANGENT, held_out))
-    jobs = [(k, t, a) for k in (0, 1) for t in times for a in range(len(kinds[k][2].index))]
+    kinds = ((of_anchor, OF_J, len(anchors.index)), (of_held_out, posterior.TANGENT, N_TANGENT))
+    jobs = [(k, t, a) for k in (0, 1) for t in times for a in range(kinds[k][2])]
     first = processes.rank() == 0
     bar = tqdm(
         jobs[processes.rank() :: processes.count()],
@@ -289,8 +290,8 @@ def _spectra(ddpm, anchors, held_out, directions, times, *, device):
     results = processes.gathered(lambda: {(k, t, a): kinds[k][0](t, a) for k, t, a in bar})
     of_job = {job: found for result in results for job, found in result.items()}
     found = {
-        name: np.stack([[of_job[k, t, a][name] for a in range(len(images.index))] for t in times])
-        for k, (_, names, images) in enumerate(kinds)
+        name: np.stack([[of_job[k, t, a][name] for a in range(n)] for t in times])
+        for k, (_, names, n) in enumerate(kinds)
         for name in names
     }
     with torch.inference_mode():

@@ -7,6 +7,7 @@ import torch
 from common import processes
 from common.ddpm import DDPM
 from common.sample import fast_eps, plain_eps, predictions
+from common.spectrum import jacobian
 from common.train import Training
 from common.unet import ContextUnet
 
@@ -15,22 +16,36 @@ TRIAL_ROWS = 32  # images in a trial on the CPU, whose time grows with their num
 
 def announce_work(name, constants, n_images, n_generations):
     """Prints what training on n_images and sampling will take, per generation and in all."""
-    device = processes.device()
-    ddpm = DDPM(
-        ContextUnet(1, constants.n_feat, constants.n_classes),
-        (constants.beta1, constants.beta2),
-        constants.n_T,
-    ).to(device)
-    n_step, _ = Training.of(constants).steps(n_images)
-    passes = _passes(constants)
+    ddpm = _untrained(constants)
+    n_step, passes = Training.of(constants).steps(n_images)[0], _passes(constants)
     parameters = sum(parameter.numel() for parameter in ddpm.parameters())
     print(
         f"{name}: {n_generations} generations to train, each {n_step:,} steps of "
         f"{constants.batch_size} on {n_images:,} images and {passes:,} passes of an image through "
         f"{parameters:,} parameters to sample"
     )
-    seconds = n_step * _step(ddpm, constants) + passes * _pass(ddpm, constants)
+    seconds = generation_seconds(constants, n_images)
     print(f"{name}: about {duration(n_generations * seconds)} of training and sampling")
+
+
+def generation_seconds(constants, n_images):
+    """Seconds that a generation's training on n_images and its samples take, by a short trial."""
+    ddpm, (n_step, _) = _untrained(constants), Training.of(constants).steps(n_images)
+    return n_step * _step(ddpm, constants) + _passes(constants) * _pass(ddpm, constants)
+
+
+def spectrum_seconds(constants, n_jacobians):
+    """Seconds that so many Jacobians take, by a trial of one."""
+    ddpm = _untrained(constants).eval().frozen()
+    x_t, one = torch.zeros(1, 1, 28, 28, device=ddpm.alpha_t.device), torch.ones(1).long()
+    one = one.to(ddpm.alpha_t.device)
+    return n_jacobians * _seconds(lambda: jacobian(ddpm.eps, x_t, one, one), repeats=1)
+
+
+def _untrained(constants):
+    network = ContextUnet(1, constants.n_feat, constants.n_classes)
+    betas = constants.beta1, constants.beta2
+    return DDPM(network, betas, constants.n_T).to(processes.device())
 
 
 def duration(seconds):

@@ -5,6 +5,7 @@ stopped. What differs between scenarios is the function `training_set` in their 
 """
 
 import contextlib
+import importlib.util
 import time
 
 import torch
@@ -109,6 +110,14 @@ def mainall(training_set, constants):
             )
         print(f"all weights together: {path}")
         report.announce(report.index(folder))
+
+
+def training_set_of(folder):
+    """The function `training_set` in the scenario.py of a folder: all of them have one name."""
+    spec = importlib.util.spec_from_file_location(f"scenario_of_{folder}", folder / "scenario.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.training_set
 
 
 def _loops(training_set, constants, weights):

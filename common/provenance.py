@@ -100,6 +100,18 @@ def read(run):
     return Provenance(run.folder, **known)
 
 
+def as_json(provenance):
+    """A Provenance without its folder, as what JSON can hold."""
+    found = {**vars(provenance), "models": sorted(provenance.models)}
+    del found["folder"]
+    return found
+
+
+def from_json(folder, found):
+    """The Provenance that `as_json` made, of a folder or file."""
+    return Provenance(folder, **{**found, "models": frozenset(found["models"])})
+
+
 def recorded(run):
     """The record of a Run as it is in its file, or None where other code made the run."""
     path = run.table("run", "json")

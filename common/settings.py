@@ -11,6 +11,7 @@ import difflib
 import io
 import math
 import os
+import re
 import sys
 import tempfile
 import tokenize
@@ -20,6 +21,7 @@ from types import SimpleNamespace
 from common import recipes
 
 ROOT = Path(__file__).resolve().parents[1]
+ARMS = ("control", "full", "dose50", "dose25", "dose10")  # kinds of loops in a study
 PRDC_K = 5  # nearest neighbours of precision, recall, density and coverage
 
 # Statistics of the spectrum that detection watches. Trace and degrees of freedom are linear in the
@@ -69,6 +71,12 @@ def _list_of(rule, text, empty=False, distinct=True):
         )
 
     return allows, text
+
+
+def _part(text):
+    """Whether text is like 3/20, the first number 1 to the second."""
+    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+    return numbers is not None and 1 <= int(numbers[1]) <= int(numbers[2])
 
 
 _TRUTH = (lambda value: isinstance(value, bool)), "True or False"
@@ -136,6 +144,28 @@ RULES = {
         "a multiple of 10 (as many of each class), 10 or more",
     ),
     "anchors_from": _one_of("test", "samples"),
+    "sample_timesteps": _list_of(_whole(1), "one or more whole numbers from 1, none twice"),
+    "name": (
+        lambda value: re.fullmatch(r"[\w.-]+", value) is not None,
+        "a folder's name of letters, digits, dots, - and _",
+    ),
+    "role": _one_of("pilot", "test"),
+    "arms": _list_of(_one_of(*ARMS), f"one or more of {', '.join(ARMS)}, none twice"),
+    "loops": _list_of(_whole(0), "one or more whole numbers", distinct=False),
+    "first_seed": _whole(0),
+    "base": _one_of(*recipes.NAMES),
+    "N_train": _whole(10),
+    "overrides": _list_of(
+        (lambda word: re.fullmatch(r"\w+=.+", word) is not None,),
+        "words such as n_step=500",
+        empty=True,
+    ),
+    "keep": _TRUTH,
+    "n_jobs": (lambda n: n == -1 or _whole(1)[0](n), "-1 (all cores), or a whole number from 1"),
+    "scheduler": (lambda value: isinstance(value, str), "an address"),
+    "part": (_part, "such as 3/20: the third of 20 parts"),
+    "dry_run": _TRUTH,
+    "report": _TRUTH,
     "alpha": _PROBABILITY,
     "primary": _one_of(*WATCHED),
     "primary_t": _whole(1),
@@ -173,8 +203,8 @@ def from_script(namespace, argv=None):
         shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
         parser.add_argument(
             f"--{name}",
-            nargs="*" if isinstance(value, (list, tuple)) else None,
             metavar="VALUE",
+            **_n_values(value),
             help=f"{comments[name]} (default: {shown})".replace("%", "%%"),
             default=argparse.SUPPRESS,
         )
@@ -250,7 +280,7 @@ def initial_command(constants, weights):
     """The command that makes what main.py needs for these weights (texts), with the user's
     overrides as far as initialmain.py has them."""
     script = constants.script.with_name("initialmain.py")
-    known = {*_names(script), "recipe"} - {"Wall"}
+    known = {*names(script), "recipe"} - {"Wall"}
     renamed = {"save_dir": "save_dirs", "N_next": "N_with_w", "N_initial": "N_real"}
     kept, keeping = [], False
     for word in getattr(constants, "words", []):
@@ -291,6 +321,21 @@ def _expanded(words, script, defaults, parser):
     return expanded, recipe, meaning
 
 
+def _n_values(default):
+    """How many values argparse lets follow a constant with this default: a truth may be named
+    without one, and is True then."""
+    if isinstance(default, (list, tuple)):
+        return {"nargs": "*"}
+    return {"nargs": "?", "const": "True"} if isinstance(default, bool) else {}
+
+
+def of_script(script, words):
+    """The constants of the script at this path (Path), as it has them itself with these words as
+    its command line."""
+    values = {name: ast.literal_eval(value) for name, value in _assigned(script).items()}
+    return from_script({**values, "__file__": str(script)}, words)
+
+
 def number_text(w):
     """A guidance weight as it appears in file names: 0, 0.25, 2 (never 0.0)."""
     return str(int(w)) if w == int(w) else repr(float(w))
@@ -312,11 +357,12 @@ def _needed(script):
     Wall, initialmain.py what it has in every other scenario."""
     twin = {"main": "mainall.py", "mainall": "main.py"}.get(script.stem)
     like = [script.with_name(twin)] if twin else ROOT.glob(f"*/*/{script.name}")
-    names = [_names(path) for path in like if path.exists() and path != script]
-    return set.intersection(set(RULES) - {"w", "Wall"}, *names) if names else set()
+    found = [names(path) for path in like if path.exists() and path != script]
+    return set.intersection(set(RULES) - {"w", "Wall"}, *found) if found else set()
 
 
-def _names(script):
+def names(script):
+    """The names of the constants of the script at this path."""
     return set(_assigned(script))
 
 

@@ -50,6 +50,7 @@ KINDS = {
 }
 METRICS = ("fid", "precision", "recall", "density", "coverage", "entropy", "distance_to_training")
 FID = KINDS["fid"].name
+TANGENT = "log tangent variance"  # begins the names of streams of held-out images, not of anchors
 SAMPLED = " at samples"  # ends the name of a stream whose anchors are samples
 
 

@@ -22,7 +22,6 @@ from tiny import (
     initialmain,
     main,
     run_script,
-    training_set_of,
 )
 
 from common import data, evaluation, loop, run, sample, stages, storage, train
@@ -304,7 +303,7 @@ def test_init_from_previous_continues_the_weights(initial, finished, tmp_path):
 
 def test_every_generation_trains_on_the_samples_of_the_one_before(finished):
     real, files = load_real("digits"), Run(finished, 0)
-    training_set = training_set_of(FOLDER)
+    training_set = loop.training_set_of(FOLDER)
     constants = type("Constants", (), {"control": False, "N_real": 60000, "N_next": 70})
 
     def synthetic(generation):
@@ -333,17 +332,17 @@ def test_a_control_loop_trains_on_real_images_in_a_folder_of_its_own(initial, tm
     chosen = []
     for generation in (0, 1):
         seeds = Seeds(3, "FullSynthetic control", 0, generation)
-        data = training_set_of(FOLDER)(generation, real, None, constants, seeds)
+        data = loop.training_set_of(FOLDER)(generation, real, None, constants, seeds)
         assert torch.bincount(data.labels).tolist() == [7] * 10
         assert all(image.numpy().tobytes() in keys for image in data.images)
         chosen.append(data.images)
     assert not torch.equal(*chosen)
     constants.N_next = 1495  # more than ten times the smallest class
-    data = training_set_of(FOLDER)(0, real, None, constants, Seeds(0, "x"))
+    data = loop.training_set_of(FOLDER)(0, real, None, constants, Seeds(0, "x"))
     assert len({image.numpy().tobytes() for image in data.images}) == 1495
     constants.N_next = 1501
     with pytest.raises(UserError, match=r"needs 1,501 real images .* no more than 1,500"):
-        training_set_of(FOLDER)(0, real, None, constants, Seeds(0, "x"))
+        loop.training_set_of(FOLDER)(0, real, None, constants, Seeds(0, "x"))
 
 
 def test_tiny_overrides_are_constants_of_the_scripts():
@@ -374,7 +373,7 @@ def test_a_control_is_made_once_and_is_the_same_whatever_the_weights(initial, tm
     control = {"generation_number": 1, "control": True}
     changes = {**TINY_MAIN, **control, "Wall": [1.5, 2], "seed": 4}
     constants = constants_of(FOLDER / "mainall.py", **changes, save_dir=folder)
-    loop.mainall(training_set_of(FOLDER), constants)
+    loop.mainall(loop.training_set_of(FOLDER), constants)
     found = hashes(folder / "control_seed4")
     assert "model_0_w0.pth" in found and not [name for name in found if "w1.5" in name]
     main(folder, **control, w=1.5, seed=4)  # is there already
@@ -391,7 +390,7 @@ def test_what_grows_has_no_control(tmp_path):
         folder / "main.py", **changes, control=True, accumulate=True, save_dir=tmp_path
     )
     with pytest.raises(SystemExit, match="accumulate = True has no control"):
-        loop.main(training_set_of(folder), constants)
+        loop.main(loop.training_set_of(folder), constants)
 
 
 def test_controls_that_start_together_do_not_collide(initial, tmp_path):
@@ -652,7 +651,7 @@ def test_other_files_in_the_folder_do_not_end_mainall(finished, tmp_path):
     (folder / "metrics_w0_old.csv").write_text("generation\n", encoding="utf-8")
     (folder / "run_w0_old.json").write_text("{}", encoding="utf-8")
     constants = constants_of(FOLDER / "mainall.py", **TINY_MAIN, Wall=[0], save_dir=folder)
-    loop.mainall(training_set_of(FOLDER), constants)
+    loop.mainall(loop.training_set_of(FOLDER), constants)
     assert (folder / "weights.png").exists()
 
 

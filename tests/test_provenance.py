@@ -9,6 +9,7 @@ from made_up import CONSTANTS, a_loop, a_record
 from tiny import FULL, ROOT, constants_of, copied, initialmain, main, run_script
 
 from common import anchors, comparison, detection, provenance
+from common.data import load_real
 from common.errors import Refusal
 from common.run import Run
 

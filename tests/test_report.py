@@ -15,7 +15,7 @@ import pytest
 import torch
 from test_detection import a_loop
 from test_faults import TINY_SPECTRA
-from tiny import FULL, ROOT, TINY_MAIN, constants_of, copied, initialmain, main, training_set_of
+from tiny import FULL, ROOT, TINY_MAIN, constants_of, copied, initialmain, main
 
 from common import anchors, comparison, detection, elements, loop, recipes, report, stages, storage
 from common.errors import UserError
@@ -296,7 +296,7 @@ def test_weights_in_one_folder_have_a_page_each_and_an_index(finished, tmp_path)
     folder = copied(finished, tmp_path / "run")
     initialmain(folder, Wall=[0.5, 1])
     constants = {**TINY_MAIN, "generation_number": 1, "save_dir": folder, "Wall": [0.5, 1]}
-    loop.mainall(training_set_of(FULL), constants_of(FULL / "mainall.py", **constants))
+    loop.mainall(loop.training_set_of(FULL), constants_of(FULL / "mainall.py", **constants))
     assert not (folder / "report.html").exists()
     index = Page(folder / "index.html")
     assert index.links == ["report_w0.html", "report_w0.5.html", "report_w1.html"]

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny import FULL, ROOT, TINY_INITIAL, TINY_MAIN, copied, hashes, initialmain, main, run_script
-from tiny import training_set_of as training_set_in
 
+from common import loop
 from common.data import LabelledImages
 from common.errors import UserError
 from common.seeds import INITIAL, Seeds
@@ -36,7 +36,7 @@ def synthetic(generation):
 def training_set(folder, generation, real, seed=0, w=0, **constants):
     seeds = Seeds(seed, folder.parent.name, w, generation)
     constants = SimpleNamespace(**{"control": False, "initial_seed": 0, **constants})
-    return training_set_in(folder)(generation, real, synthetic, constants, seeds)
+    return loop.training_set_of(folder)(generation, real, synthetic, constants, seeds)
 
 
 def split(data):

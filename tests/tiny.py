@@ -3,7 +3,6 @@
 import ast
 import functools
 import hashlib
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -64,16 +63,6 @@ def constants_of(script, **changes):
     return SimpleNamespace(**{**values, **changes}, script=script)
 
 
-def training_set_of(folder):
-    """The function `training_set` of a scenario's folder."""
-    spec = importlib.util.spec_from_file_location(
-        f"scenario_of_{folder.name}", folder / "scenario.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.training_set
-
-
 @functools.cache
 def feature_network():
     return train_lenet(load_real("digits"), Seeds(0, "tests"), n_step=200).state_dict()
@@ -85,13 +74,15 @@ def initialmain(save_dir, folder=FULL, **changes):
     if not path.exists():
         storage.save(feature_network(), path)
     changes = {**TINY_INITIAL, "save_dirs": [Path(save_dir)], **changes}
-    loop.initialmain(training_set_of(folder), constants_of(folder / "initialmain.py", **changes))
+    loop.initialmain(
+        loop.training_set_of(folder), constants_of(folder / "initialmain.py", **changes)
+    )
 
 
 def main(save_dir, folder=FULL, **changes):
     """main.py in this process."""
     changes = {**TINY_MAIN, "save_dir": Path(save_dir), **changes}
-    loop.main(training_set_of(folder), constants_of(folder / "main.py", **changes))
+    loop.main(loop.training_set_of(folder), constants_of(folder / "main.py", **changes))
 
 
 def consistent(folder, generations, tmp_path, trained=(0, 1)):
