@@ -6,7 +6,7 @@ The statistics are in `onset`; this module reads the runs, judges them and state
 import math
 
 from common import anchors, onset, processes, provenance, report, spectrum_plots, storage, streams
-from common.errors import Refusal, UserError, one_line
+from common.errors import UserError, one_line
 from common.run import Run
 from common.streams import FID
 
@@ -26,7 +26,8 @@ def main(constants):
         provenance.check_controls(
             [loop.provenance for loop in loops], [control.provenance for control in controls]
         )
-        _check_streams([*loops, *controls])
+        names = loops[0].names
+        loops, controls = ([run.only(names) for run in runs] for runs in (loops, controls))
         primary = _primary(loops[0], constants)
         home = Run(loops[0].folder, constants.w)
         if len(controls) == 1:
@@ -46,17 +47,6 @@ def main(constants):
         print(result["verdict"])
         print(f"  {home.table('onset', 'json')}\n  {home.figure('onset')}")
         report.announce(report.write(home.folder, home.w))
-
-
-def _check_streams(runs):
-    """Refusal when a run lacks a stream that another has."""
-    for run in runs[1:]:
-        if lacking := sorted(set(runs[0].names) ^ set(run.names)):
-            one, other = (runs[0], run) if lacking[0] in runs[0].names else (run, runs[0])
-            raise Refusal(
-                f"stream {lacking[0]!r} is there in {one.folder}, but not in {other.folder}: "
-                "measure both with this version of main.py and jacobian/spectra.py"
-            )
 
 
 def _primary(loop, constants):

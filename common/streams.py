@@ -1,13 +1,14 @@
 """What is watched over the generations of a loop, each number aligned to the model it was
 measured on: statistics of the Jacobian spectrum, the denoising loss, FID and PRDC."""
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from common import anchors, provenance
-from common.errors import UserError
+from common import anchors, provenance, storage
+from common.errors import Refusal, UserError
 from common.provenance import Provenance
 from common.run import Run
 from common.settings import WATCHED
@@ -71,6 +72,16 @@ class Streams(NamedTuple):
         """The values (G,) of one stream."""
         return self.values[:, self.names.index(name)]
 
+    def only(self, names):
+        """These Streams with those in names alone, in that order. Refusal when one is not there."""
+        if lacking := [name for name in names if name not in self.names]:
+            raise Refusal(
+                f"stream {lacking[0]!r} is not there in {self.folder}: measure all loops with the "
+                "same version of main.py and the same constants of jacobian/spectra.py"
+            )
+        index = [self.names.index(name) for name in names]
+        return self._replace(names=list(names), values=self.values[:, index])
+
 
 def name_of(kind, t=None):
     """The name of a stream of this kind (a key of KINDS): "log FID", "posterior variance t=50"."""
@@ -93,11 +104,14 @@ def kind_and_time(name):
 
 def load(folder, w, first=0):
     """The Streams of a run with metrics_w{w}.csv and spectra_w{w}.npz, generation `first` (0, or
-    INITIAL) to the last, with those of spectra_of_samples_w{w}.npz where it is there.
+    INITIAL) to the last, with those of spectra_of_samples_w{w}.npz where it is there; or of the
+    file that a study keeps of a loop (`folder` then), without those per anchor.
 
     A row of metrics joins a row of spectra by the content of the checkpoint they were measured on;
     UserError when a generation's two rows are of different models, or one is missing.
     """
+    if folder.suffix == ".npz":
+        return _of_unit(folder, first)
     run = Run(folder, w)
     rows = {row["generation"]: row for row in run.metrics() if row["generation"] >= first}
     if not rows:
@@ -127,6 +141,23 @@ def load(folder, w, first=0):
         per_anchor,
         sorted({t for arrays in found for t in arrays["t"].tolist()}),
         int(found[0]["n_T"]),
+    )
+
+
+def _of_unit(path, first):
+    """The Streams in a file of `study.collected`."""
+    arrays = storage.load_arrays(path, "jacobian/study.py")
+    made = json.loads(str(arrays["record"]))["provenance"]
+    from_first = arrays["generations"] >= first
+    return Streams(
+        path,
+        provenance.from_json(path, made),
+        arrays["generations"][from_first],
+        arrays["streams"].tolist(),
+        arrays["values"][from_first],
+        {},
+        arrays["t"].tolist(),
+        made["anchors"]["n_T"],
     )
 
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import detection, settings
 
 runs = ["../FullSynthetic/DDPM-MNIST/data/diffusion_outputs10/"]  # folders of the loops to judge
-controls = []  # folders of control loops of the same recipe; two or more calibrate the verdict
+controls = []  # folders, or files of a study, of two or more control loops of the same recipe
 w = 0  # guidance weight of the loops
 
 # What is claimed, chosen before looking; every other stream is exploratory

@@ -1,0 +1,210 @@
+"""jacobian/study.py: units of work that end the same however they are run, and their files."""
+
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from tiny import ROOT, constants_of, feature_network
+
+from common import anchors, detection, provenance, settings, storage, streams, study
+from common.run import Run
+from common.seeds import INITIAL
+
+SCRIPT = ROOT / "jacobian" / "study.py"
+KILLER = ROOT / "tests" / "killer.py"
+OVERRIDES = "n_feat=8 n_step=4 n_T=8 beta2=0.5 sample_steps=3 N_eval=210 N_ref=100 max_c=70"
+TINY = {
+    "role": "pilot",
+    "arms": ["control", "full", "dose50"],
+    "loops": [2, 1, 1],
+    "first_seed": 1,
+    "N_train": 60,
+    "generation_number": 1,
+    "n_anchors": 10,
+    "timesteps": [400],
+    "sample_timesteps": [400],
+    "overrides": OVERRIDES.split(),
+    "n_jobs": 1,
+}
+
+
+def constants(folder, **changes):
+    """The study's constants, and a feature network for each unit that is hardly trained."""
+    found = constants_of(SCRIPT, **{**TINY, "output_dir": folder, **changes})
+    for unit in study.planned(found):
+        if not (unit.home / "prmodel.pth").exists():
+            storage.save(feature_network(), unit.home / "prmodel.pth")
+    return found
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A study of four loops whose runs are kept: its units."""
+    found = constants(tmp_path_factory.mktemp("study"), keep=True)
+    study.main(found)
+    return study.planned(found)
+
+
+def test_a_units_file_holds_what_its_run_measured(done):
+    for unit in done:
+        arrays = storage.load_arrays(unit.path, "study.py")
+        measured = streams.load(unit.run.folder, 0, first=INITIAL)
+        assert arrays["streams"].tolist() == measured.names
+        np.testing.assert_array_equal(arrays["values"], measured.values)
+        assert arrays["generations"].tolist() == [INITIAL, 0]
+        spectra = anchors.load(unit.run.table("spectra", "npz"))
+        logs = np.log(spectra["eigenvalues"]).mean(axis=2)
+        np.testing.assert_allclose(arrays["mean_log_eigenvalues"], logs, rtol=1e-5, atol=1e-4)
+        column = arrays["anchor_streams"].tolist().index("free directions t=6")
+        of_anchors = arrays["anchor_values"][:, column]
+        np.testing.assert_array_equal(of_anchors, spectra["free_directions"][:, 0])
+        column = arrays["streams"].tolist().index("log FID")
+        rows = Run(unit.run.folder, 0).metrics()
+        np.testing.assert_allclose(np.exp(arrays["values"][:, column]), [r["fid"] for r in rows])
+        assert unit.path.stat().st_size < 300_000
+
+
+def test_a_units_record_says_what_it_is(done):
+    for unit in done:
+        record = json.loads(str(storage.load_arrays(unit.path, "study.py")["record"]))
+        assert (record["arm"], record["seed"], record["role"]) == (unit.arm, unit.seed, "pilot")
+        assert record["control"] == (unit.arm == "control")
+        assert re.fullmatch("[0-9a-f]{40}", record["commit"] or "0" * 40)
+        made = provenance.from_json(unit.path, record["provenance"])
+        assert provenance.difference(made, provenance.read(unit.run)) is None
+        assert (made.N_train, made.control) == (60, record["control"])
+        images = unit.run.evaluation(0)[0]
+        assert record["samples_sha256"]["0"] == storage.sha256(images)
+
+
+def test_every_arm_trains_on_as_many_images_and_on_its_share_of_synthetic_ones(done):
+    for unit in study.planned(constants_of(SCRIPT, output_dir=done[0].output_dir)):
+        (_, initial), (script, own), *_ = unit.commands()
+        loop = settings.of_script(script, own)
+        made = settings.of_script(script.with_name("initialmain.py"), initial)
+        fresh = unit.arm.startswith("dose")
+        n_synthetic = loop.N_with_w if fresh else loop.N_next
+        assert n_synthetic + (loop.N_real if fresh else 0) == made.N_real == 1000
+        assert n_synthetic == (1000 if unit.arm == "control" else 1000 * study.ARMS[unit.arm].dose)
+        assert made.N_with_w == n_synthetic and loop.control == (unit.arm == "control")
+        assert not fresh or loop.resample_real == "redraw"
+
+
+def test_controls_and_loops_belong_together(done):
+    found = [streams.load(unit.path, 0) for unit in done]
+    controls, others = found[:2], found[2:]
+    for other in others:
+        ours = [control.provenance for control in controls]
+        provenance.check_controls([other.provenance], ours)
+        assert other.names == controls[0].names
+
+
+def test_parts_are_disjoint_and_together_the_whole(tmp_path):
+    whole = study.planned(constants_of(SCRIPT, output_dir=tmp_path))
+    parts = [
+        study.planned(constants_of(SCRIPT, output_dir=tmp_path, part=f"{i}/7")) for i in range(1, 8)
+    ]
+    assert sorted(u.path for part in parts for u in part) == sorted(u.path for u in whole)
+    assert len({unit.path for unit in whole}) == len(whole) == 70
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_the_loops_of_a_test_need_a_protocol(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "PROTOCOL", tmp_path / "PROTOCOL.md")
+    with pytest.raises(SystemExit, match="PROTOCOL.md is missing: the loops of a test are run"):
+        study.main(constants_of(SCRIPT, output_dir=tmp_path))
+
+
+def test_a_dry_run_prints_commands_and_a_time_and_runs_nothing(tmp_path, capsys):
+    study.main(constants_of(SCRIPT, **{**TINY, "output_dir": tmp_path, "dry_run": True}))
+    said = capsys.readouterr().out
+    assert "0 of 4 loops are there; 8 models to train and measure" in said
+    assert "dose50_seed1\n  python Fresh/MNIST-DDPM/initialmain.py --recipe laptop" in said
+    assert re.search(r"a loop takes about \d+ (s|min) of one core of this machine", said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loop_that_fails_is_named_and_does_not_stop_the_others(done, tmp_path, capsys):
+    found = constants(tmp_path, arms=["full", "control"], loops=[1, 1])
+    first, second = study.planned(found)
+    storage.write(second.path, storage.read(done[0].path))
+    storage.save_json({"nothing": 1}, first.home / "run_initial.json")
+    (first.home / "model_initial.pth").write_bytes(b"not a model")
+    with pytest.raises(SystemExit, match="1 of 1 loops failed"):
+        study.main(found)
+    assert "full_seed1 failed: initialmain.py" in capsys.readouterr().out
+
+
+def test_detect_takes_the_studys_controls_for_a_users_loop(done, capsys):
+    controls = [unit.path for unit in done if unit.arm == "control"]
+    (loop,) = (unit.run.folder for unit in done if unit.arm == "full")
+    choice = {"runs": [loop], "controls": controls, "primary": "log_posterior_20"}
+    script = ROOT / "jacobian" / "detect.py"
+    detection.main(constants_of(script, **choice, primary_t=400))
+    found = storage.load_json(loop / "onset_w0.json")
+    assert found["calibrated"] and len(found["controls"]) == 2
+    assert found["streams"]["log FID"]["direction"] == "up"
+
+
+def words(folder, **changes):
+    """The command line of study.py for these constants."""
+    found = []
+    for name, value in {**TINY, "output_dir": folder, **changes}.items():
+        found += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return found
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in sorted((folder / "digits").glob("*.npz"))}
+
+
+def killed_at(n, folder, log):
+    """study.py on two loops in a process that is killed at its n-th event; 0: never."""
+    few = {"arms": ["full", "control"], "loops": [1, 1]}
+    return subprocess.run(
+        [sys.executable, KILLER, str(n), str(log), str(SCRIPT), *words(folder, **few)],
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_ten_moments_and_more_a_study_ends_the_same(tmp_path):
+    """The first time while a unit's file is written, then again and again a few events later."""
+    whole = killed_at(0, tmp_path / "whole", tmp_path / "whole.log")
+    assert whole.returncode == 0, whole.stderr
+    events = (tmp_path / "whole.log").read_text(encoding="utf-8").splitlines()
+    moments = itertools.chain([events.index("half of full_seed1.npz") + 1], itertools.count(9, 2))
+    folder, deaths = tmp_path / "killed", 0
+    for n in moments:
+        process = killed_at(n, folder, tmp_path / "killed.log")
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        deaths += 1
+    assert deaths >= 10
+    assert files(folder) == files(tmp_path / "whole") and len(files(folder)) == 2
+    assert not list((folder / "digits" / "runs").iterdir())
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_that_loses_a_worker_gives_the_same_files(done, tmp_path):
+    from distributed import LocalCluster
+
+    constants(tmp_path)  # the same feature networks
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        process = subprocess.Popen([sys.executable, SCRIPT, *words(tmp_path, scheduler=address)])
+        while not list(tmp_path.rglob("model_initial.pth")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        os.kill(cluster.workers[0].pid, signal.SIGKILL)
+        assert process.wait() == 0
+    assert files(tmp_path) == files(done[0].output_dir)
