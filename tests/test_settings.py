@@ -126,7 +126,7 @@ def test_help_shows_every_constant_its_comment_and_its_default(script, monkeypat
         "--lrate VALUE learning rate (default: 0.0001)",
         "--generations [VALUE ...] generations to look at; none: all (default: )",
         "--dataset VALUE the real data (default: mnist)",
-        "--deterministic VALUE repeatable (default: False)",
+        "--deterministic [VALUE] repeatable (default: False)",
         "--save_dir VALUE outputs (default: ./data/run/)",
         "--save_dirs [VALUE ...] all outputs (default: ./a/ b)",
     ):
