@@ -92,7 +92,7 @@ def leads(study, question, judged, summaries):
             _median(axes, -row - 0.25, summaries[arm][name], H)
         axes.axvline(0, color="0.4", lw=0.8)
         axes.set(title=_name(study, arm, len(times)), xlabel="generations (right: primary first)")
-        axes.set(xlim=(-H - 0.6, H + 0.6), ylim=(0.4 - len(others), 0.6), xticks=range(-H, H + 1))
+        axes.set(xlim=(-H - 0.7, H + 0.7), ylim=(0.4 - len(others), 0.6), xticks=range(-H, H + 1))
         axes.grid(alpha=0.3, axis="x")
     panels[0].set_yticks(-np.arange(len(others)), labels=others)  # of all panels: they share it
     figure.suptitle(f"lead of {question.primary} over")
@@ -141,9 +141,9 @@ def _lead_row(axes, y, lead, censored, style):
     """A mark for each lead that occurs, with the number of loops; censored: 0 not, 1 the primary
     (the lead is at most this), 2 the other (at least), 3 both, and then there is none."""
     for kind, marker in enumerate((style[1], "<", ">")):
-        face, shift = (style[0], 0) if kind == 0 else ("none", 0.2 * (2 * kind - 3))
+        face, shift = (style[0], 0) if kind == 0 else ("none", 0.35 * (2 * kind - 3))
         for value, n in zip(*np.unique(lead[censored == kind], return_counts=True), strict=True):
-            axes.scatter(value + shift, y, 26, face, marker, edgecolors=style[0], linewidths=1)
+            axes.scatter(value + shift, y, 26, face, marker=marker, edgecolors=style[0])
             axes.text(value + shift, y + 0.13, n, size=7, ha="center")
 
 
@@ -151,7 +151,7 @@ def _median(axes, y, summary, H):
     """The interval of the median as a bar, as long as the axis where it has no limit, and the
     median as a mark, or two where it lies between them."""
     low, high = summary["interval_low"], summary["interval_high"]
-    ends = -H - 0.6 if low is None else low, H + 0.6 if high is None else high
+    ends = -H - 0.7 if low is None else low, H + 0.7 if high is None else high
     axes.plot(ends, [y, y], color="black", lw=1.5)
     marks = {summary["median_low"], summary["median_high"]} - {None}
     axes.plot(list(marks), [y] * len(marks), "|", color="black", ms=10, mew=2.5)

@@ -96,9 +96,38 @@ def read(folder, question, role):
     A stream that is not finite everywhere is left out and named in facts, unless the question is
     about it.
     """
+    units, records, n_others = _of_role(folder, role)
+    first = next(iter(units))
+    values = {path: _values(path, unit, question.horizon) for path, unit in units.items()}
+    names = units[first]["streams"].tolist()
+    left_out = _not_finite(names, values, question)
+    kept = [s for s, name in enumerate(names) if name not in left_out]
+    arms, doses, seeds = {}, {}, {}
+    for path, record in records.items():
+        arm = CONTROL if record["control"] else record["arm"]
+        arms.setdefault(arm, []).append(values[path][:, kept])
+        seeds.setdefault(arm, []).append(record["seed"])
+        if doses.setdefault(arm, record["dose"]) != record["dose"]:
+            raise Refusal(f"loops of arm {arm} have doses {doses[arm]} and {record['dose']}")
+    controls = np.stack(arms.pop(CONTROL))
+    arms = {arm: np.stack(loops) for arm, loops in arms.items()}
+    doses = {arm: doses[arm] for arm in arms}
+    if len(set(doses.values())) < len(doses) or min(doses.values()) <= 0:
+        raise Refusal(f"arms need doses above 0, each its own, but in {folder} they are {doses}")
+    facts = {key: records[first][key] for key in ("study", "role", "protocol_sha256")}
+    facts["commits"] = sorted({str(record["commit"]) for record in records.values()})
+    facts |= {"n_of_other_roles": n_others, "left_out": left_out}
+    direction = units[first]["directions"][kept]
+    return Study([names[s] for s in kept], direction, controls, arms, doses, seeds, facts)
+
+
+def _of_role(folder, role):
+    """The arrays and records {path: ...} of the units of a role, by dose, arm and seed, and how
+    many others there are."""
     units = {path: storage.load_arrays(path, SCRIPT) for path in sorted(folder.glob("*.npz"))}
     records = {path: json.loads(str(unit["record"])) for path, unit in units.items()}
-    chosen = [path for path in units if records[path].get("role") == role]
+    chosen = [path for path in units if records[path]["role"] == role]
+    chosen.sort(key=lambda path: [records[path][key] for key in ("dose", "arm", "seed")])
     if not chosen:
         raise UserError(f"no unit of role {role} in {folder}: run {SCRIPT} first")
     for path in chosen:
@@ -109,30 +138,8 @@ def read(folder, question, role):
             f"{folder} has {n_controls} controls and {len(chosen) - n_controls} other loops of "
             f"role {role}: 2 controls and 1 loop are needed, run {SCRIPT}"
         )
-    values = {path: _values(path, units[path], question.horizon) for path in chosen}
-    names = units[chosen[0]]["streams"].tolist()
-    left_out = _not_finite(names, values, question)
-    kept = [s for s, name in enumerate(names) if name not in left_out]
-    arms, doses, seeds = {}, {}, {}
-    for path in sorted(chosen, key=lambda path: (records[path]["dose"], path.name)):
-        record = records[path]
-        arm = CONTROL if record["control"] else record["arm"]
-        arms.setdefault(arm, []).append(values[path][:, kept])
-        seeds.setdefault(arm, []).append(record["seed"])
-        if doses.setdefault(arm, record["dose"]) != record["dose"]:
-            raise Refusal(f"{path.name} has another dose than other loops of arm {arm}")
-    controls = np.stack(arms.pop(CONTROL))
-    arms = {arm: np.stack(loops) for arm, loops in arms.items()}
-    doses = {arm: doses[arm] for arm in arms}
-    if len(set(doses.values())) < len(doses):
-        raise Refusal(f"arms of equal dose in {folder}: {doses}; give each a folder of its own")
-    of_role = [records[path] for path in chosen]
-    facts = {key: of_role[0][key] for key in ("study", "role", "protocol_sha256")}
-    facts["commits"] = sorted({str(record["commit"]) for record in of_role})
-    facts["n_of_other_roles"] = len(units) - len(chosen)
-    facts["left_out"] = left_out
-    direction = units[chosen[0]]["directions"][kept]
-    return Study([names[s] for s in kept], direction, controls, arms, doses, seeds, facts)
+    of_role = ({path: of[path] for path in chosen} for of in (units, records))
+    return *of_role, len(units) - len(chosen)
 
 
 def _not_finite(names, values, question):
@@ -156,8 +163,8 @@ def _check(path, first, units, records):
         raise Refusal(f"{path.name} holds {record['arm']}, seed {record['seed']}: name it back")
     if record["schema"] != SCHEMA:
         raise Refusal(f"{path.name} has schema {record['schema']}, not {SCHEMA}: make it anew")
-    for key in ("study", "protocol_sha256"):
-        if record[key] != other[key]:
+    for key in ("study", "protocol_sha256"):  # a pilot has no protocol, or a draft
+        if record[key] != other[key] and (key, record["role"]) != ("protocol_sha256", "pilot"):
             raise Refusal(f"{path.name} has another {key} than {first.name}: they do not mix")
     for key in ("streams", "directions"):
         if units[path][key].tolist() != units[first][key].tolist():
@@ -445,13 +452,16 @@ def _plain(value):
 
 def _page(folder, study, question, result, table):
     """The page, of what the other files hold."""
-    text = elements.escaped(result["verdict"]).replace("\n", "<br>")
-    parts = [f'<p class="status">{text}</p>', "<h2>Primary endpoint</h2>", _endpoint(result)]
+    answer, *lines = map(elements.escaped, result["verdict"].split("\n"))
+    parts = [f'<p class="status">{answer}</p><details open><summary>The numbers in words</summary>']
+    parts += ["<ul>", *(f"<li>{line}</li>" for line in lines), "</ul></details>"]
+    parts += ["<h2>Primary endpoint</h2>", _endpoint(result)]
     for name, caption in study_figures.CAPTIONS.items():
         parts += [f"<h2>{caption.split(':')[0]}</h2>", elements.figure(folder / name, caption)]
-        parts += {"dose_response.png": [_doses(table)], "leads.png": _lead_tables(result)}.get(
-            name, []
-        )
+        if name == "dose_response.png":
+            parts += [_half_dose_table(result), _doses(table)]
+        if name == "leads.png":
+            parts += _lead_tables(result)
     parts += ["<h2>Effects in control standard deviations</h2>"]
     for arm in result["loops"]:
         parts.append(f"<details><summary>{elements.escaped(arm)}</summary>")
@@ -479,6 +489,14 @@ def _endpoint(result):
         for pair in result["comparisons"]
     ]
     return elements.table(head, body)
+
+
+def _half_dose_table(result):
+    found = result["half_doses"]
+    body = [
+        [name, *(of[name]["text"] for of in found.values())] for name in next(iter(found.values()))
+    ]
+    return elements.table(["dose at 50 % power", *found], body)
 
 
 def _doses(table):
