@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common import elements, onset, power, storage, study_figures
+from common import onset, power, storage, study_figures, study_page
 from common.errors import Refusal, UserError
 from common.power import CONTROL
+from common.study_page import SCRIPT
 
 SCHEMA = 1
-SCRIPT = "jacobian/study.py"
 WAYS = {1: "up", -1: "down", 0: "either way"}
 
 
@@ -82,7 +82,9 @@ def write(
     storage.save_figure(study_figures.power_curves(*seen), folder / "power.png")
     storage.save_figure(study_figures.dose_response(*seen), folder / "dose_response.png")
     storage.save_figure(study_figures.leads(*seen, result["leads"]), folder / "leads.png")
-    storage.save_text(_page(folder, study, question, result, table), folder / "report.html")
+    storage.save_text(
+        study_page.page(folder, study, question, result, table), folder / "report.html"
+    )
     names = ["study.csv", "verdict.json", *study_figures.CAPTIONS, "report.html"]
     return [folder / name for name in names]
 
@@ -236,7 +238,7 @@ def results(study, question, null, judged):
         "half_doses": _half_doses(study, question, judged),
         "leads": _leads(study, question, judged),
     }
-    result["verdict"] = _verdict(study, question, result)
+    result["verdict"] = study_page.verdict(study, question, result)
     return result
 
 
@@ -260,6 +262,7 @@ def _comparisons(study, question, judged):
                 difference = (only - other) / len(early)
                 draws = power.resampled_differences(resampled[:, :, p], resampled[:, :, s], rng)
                 low, high = power.interval(draws)
+                proven = p_value < question.alpha
                 found.append(
                     {
                         "arm": arm,
@@ -274,7 +277,8 @@ def _comparisons(study, question, judged):
                         "difference": difference,
                         "difference_low": low,
                         "difference_high": high,
-                        "before": bool(difference > 0 and p_value < question.alpha and low > 0),
+                        "before": bool(proven and difference > 0 and low > 0),
+                        "after": bool(proven and difference < 0 and high < 0),
                     }
                 )
     return found
@@ -335,103 +339,12 @@ def _leads(study, question, judged):
             if s != p:
                 leads = [onset.lead(row[p], row[s], question.horizon) for row in times]
                 summary = onset.summarise_leads(leads, n_resamples=power.RESAMPLES)
-                found.setdefault(arm, {})[name] = {**summary, "text": _lead_text(summary)}
+                found.setdefault(arm, {})[name] = {**summary, "text": study_page.lead_text(summary)}
     summaries = [summary for of in found.values() for summary in of.values()]
     adjusted = power.holm([summary["p_value"] for summary in summaries])
     for summary, p_holm in zip(summaries, adjusted, strict=True):
         summary["p_holm"] = p_holm
     return found
-
-
-# Sentences
-
-
-def _verdict(study, question, result):
-    """The numbers in words: the answer first, then what it rests on."""
-    lines = [_answer(question, result["first"])]
-    lines.append(
-        f"Judged were generations 0 to {question.horizon - 1} of {len(study.controls)} controls, "
-        + ", ".join(f"{len(loops)} loops of {arm}" for arm, loops in study.arms.items())
-        + f" (study {study.facts['study']}, role {study.facts['role']}); "
-        f"{study.facts['n_of_other_roles']} units of other roles do not count."
-    )
-    if study.facts["left_out"]:
-        lines.append(f"Not judged, because not finite: {', '.join(study.facts['left_out'])}.")
-    for name in question.streams:
-        of = result["false_alarms"][name]
-        lines.append(
-            f"{name}: {of['alarms']} of {of['controls']} controls alarm against the others, which "
-            f"bounds the false-alarm rate at {of['certified_rate']:.0%}, no less."
-        )
-    pairs = iter(result["comparisons"])
-    for claim in result["first"]:
-        lines.append(_comparison_text(study, question, claim, next(pairs), next(pairs)))
-    for end, of in result["half_doses"].items():
-        texts = "; ".join(f"{name} {of[name]['text']}" for name in question.streams)
-        lines.append(f"Dose at 50 % power {end}: {texts}.")
-    for arm, of in result["leads"].items():
-        for name in question.streams[1:]:
-            lines.append(f"{arm}: lead of {question.primary} over {name}: {of[name]['text']}.")
-    lines.append(
-        "Loops that are judged by the same controls share their error, which McNemar's test and "
-        "the sign test do not know: before also asks that the interval of the difference, over "
-        "loops and controls, is above 0; p-values of leads are secondary."
-    )
-    return "\n".join(lines)
-
-
-def _answer(question, claims):
-    """Where the primary was first, as the protocol defines it."""
-    where = [f"{c['arm']} by generation {c['by_generation']}" for c in claims if c["first"]]
-    holm = [f"{c['arm']} by generation {c['by_generation']}" for c in claims if c["first_holm"]]
-    both = f"before {question.reference} and before {question.rival}"
-    if not where:
-        return f"{question.primary} was not first: nowhere was it detected {both}."
-    return (
-        f"{question.primary} was first, {both}, each at {question.alpha:.0%}, in "
-        f"{', '.join(where)}; with Holm's correction over {len(claims)} claims in "
-        f"{', '.join(holm) or 'none'}."
-    )
-
-
-def _comparison_text(study, question, claim, *pairs):
-    against = "; ".join(
-        f"{pair['against']} in {pair['against_detected']} (difference {_difference(pair)}, McNemar "
-        f"p = {pair['p_value']:.2g})"
-        for pair in pairs
-    )
-    kind = "first" if claim["first"] else "not first"
-    return (
-        f"{claim['arm']} ({study.doses[claim['arm']]:.0%} synthetic), by generation "
-        f"{claim['by_generation']}: {question.primary} detected in {pairs[0]['primary_detected']} "
-        f"of {pairs[0]['n']}; {against}: {kind}."
-    )
-
-
-def _difference(pair):
-    low, high = pair["difference_low"], pair["difference_high"]
-    return f"{pair['difference']:+.0%}, {low:+.0%} to {high:+.0%}"
-
-
-def _lead_text(lead):
-    """A summary of leads in words."""
-    median = f"{lead['median_low']:g}"
-    if lead["median_is"] in ("at least", "at most"):
-        limit = lead["median_low" if lead["median_is"] == "at least" else "median_high"]
-        median = f"{lead['median_is']} {limit:g}"
-    elif lead["median_is"] != "exact":
-        median = lead["median_is"].replace(
-            "between", f"between {median} and {lead['median_high']:g}"
-        )
-    low, high = (
-        "no limit" if math.isinf(limit) else f"{limit:g}"
-        for limit in (lead["interval_low"], lead["interval_high"])
-    )
-    return (
-        f"median {median} ({low} to {high}); first in {lead['n_candidate_first']}, after in "
-        f"{lead['n_reference_first']}, {lead['n_ties']} ties, {lead['n_undefined']} without alarm, "
-        f"sign test p = {lead['p_value']:.2g}"
-    )
 
 
 def _plain(value):
@@ -445,98 +358,3 @@ def _plain(value):
     if isinstance(value, (float, np.floating)):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
-
-
-# The page
-
-
-def _page(folder, study, question, result, table):
-    """The page, of what the other files hold."""
-    answer, *lines = map(elements.escaped, result["verdict"].split("\n"))
-    parts = [f'<p class="status">{answer}</p><details open><summary>The numbers in words</summary>']
-    parts += ["<ul>", *(f"<li>{line}</li>" for line in lines), "</ul></details>"]
-    parts += ["<h2>Primary endpoint</h2>", _endpoint(result)]
-    for name, caption in study_figures.CAPTIONS.items():
-        parts += [f"<h2>{caption.split(':')[0]}</h2>", elements.figure(folder / name, caption)]
-        if name == "dose_response.png":
-            parts += [_half_dose_table(result), _doses(table)]
-        if name == "leads.png":
-            parts += _lead_tables(result)
-    parts += ["<h2>Effects in control standard deviations</h2>"]
-    for arm in result["loops"]:
-        parts.append(f"<details><summary>{elements.escaped(arm)}</summary>")
-        parts.append(_effects([row for row in table if row["arm"] == arm]) + "</details>")
-    parts += ["<h2>Controls</h2>", _controls(result), "<h2>What was run</h2>"]
-    shown = {**result["loops"], **study.facts, **question._asdict()}
-    parts.append(elements.table(["what", "value"], shown.items(), "record"))
-    links = ("PROTOCOL.md", "study.csv", "verdict.json", *study_figures.CAPTIONS)
-    home = {"PROTOCOL.md": "../"}
-    parts.append(
-        "<p>"
-        + ", ".join(f'<a href="{home.get(name, "")}{name}">{name}</a>' for name in links)
-        + f"; made again by <code>python {SCRIPT} --report</code>.</p>"
-    )
-    return elements.document(f"Study {study.facts['study']}", parts)
-
-
-def _endpoint(result):
-    head = ["arm", "by generation", "against", "loops", "primary detected", "other detected"]
-    head += ["primary only", "other only", "difference", "McNemar p", "before"]
-    body = [
-        [pair["arm"], pair["by_generation"], pair["against"], pair["n"]]
-        + [pair[f"{key}_{kind}"] for kind in ("detected", "only") for key in ("primary", "against")]
-        + [_difference(pair), elements.number(pair["p_value"]), "yes" if pair["before"] else "no"]
-        for pair in result["comparisons"]
-    ]
-    return elements.table(head, body)
-
-
-def _half_dose_table(result):
-    found = result["half_doses"]
-    body = [
-        [name, *(of[name]["text"] for of in found.values())] for name in next(iter(found.values()))
-    ]
-    return elements.table(["dose at 50 % power", *found], body)
-
-
-def _doses(table):
-    """How many loops of each arm are detected by the first and by the last generation."""
-    arms = {row["arm"]: f"{row['arm']} (n = {row['n']})" for row in table}
-    found = {(row["stream"], row["arm"], row["generation"]): row["detected"] for row in table}
-    last = max(row["generation"] for row in table)
-    body = [
-        [name, *(f"{found[name, arm, 0]}, {found[name, arm, last]}" for arm in arms)]
-        for name in dict.fromkeys(row["stream"] for row in table)
-    ]
-    head = elements.table(["stream", *arms.values()], body)
-    return f"<p>Loops detected by generation 0, and by generation {last}:</p>{head}"
-
-
-def _lead_tables(result):
-    for arm, of in result["leads"].items():
-        body = [[name, one["text"], elements.number(one["p_holm"])] for name, one in of.items()]
-        table = elements.table([f"lead of {result['primary']} over", "", "Holm p"], body, "record")
-        yield f"<details><summary>{elements.escaped(arm)}</summary>{table}</details>"
-
-
-def _effects(table):
-    generations = sorted({row["generation"] for row in table})
-    body = {}
-    for row in table:
-        shown = [elements.number(row[key]) for key in ("effect", "effect_low", "effect_high")]
-        body.setdefault(row["stream"], []).append("{} ({} to {})".format(*shown))
-    head = ["stream", *(f"generation {g}" for g in generations)]
-    return elements.table(head, [[name, *cells] for name, cells in body.items()])
-
-
-def _controls(result):
-    head = ["stream", "direction", "mean", "sd", "threshold", "method", "normality p"]
-    head += ["alarms", "of controls", "rate at most"]
-    body = []
-    for name, of in result["streams"].items():
-        alarms = result["false_alarms"][name]
-        numbers = [elements.number(of[key]) for key in ("mean", "sd", "threshold")]
-        body.append([name, of["direction"], *numbers, of["method"]])
-        body[-1] += [elements.number(of["normality"]), alarms["alarms"], alarms["controls"]]
-        body[-1].append(f"{alarms['certified_rate']:.0%}")
-    return elements.table(head, body)

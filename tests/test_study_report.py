@@ -158,8 +158,11 @@ def test_first_is_before_both():
     result, _ = results(rng, shift[:, [0, 1, 0]])
     assert [pair["before"] for pair in result["comparisons"]] == [True, False, False, False]
     assert [claim["first"] for claim in result["first"]] == [False, False]
+    assert "log FID: full by generation 0; after it: nowhere." in result["verdict"]
     result, _ = results(rng, shift[:, [1, 0, 0]])  # both are before the primary: no claim at all
     assert [claim["p_value"] for claim in result["first"]] == [1, 1]
+    assert [pair["after"] for pair in result["comparisons"]] == [True, True, False, False]
+    assert "log FID: nowhere; after it: full by generation 0." in result["verdict"]
 
 
 @pytest.mark.slow
