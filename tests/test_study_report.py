@@ -1,0 +1,317 @@
+"""common/study_report.py on made-up unit files: the same bytes twice, numbers by other code, known
+leads, studies without change, refusals."""
+
+import csv
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from made_up_study import DOSES, PRIMARY, STREAMS, a_study, a_unit
+
+from common import power, study_report
+from common.errors import Refusal, UserError
+from common.study_report import Question, Study
+
+ALPHA, G = 0.05, 5
+FID, LOSS = "log FID", "log denoising loss t=50"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A study and its report."""
+    folder = a_study(tmp_path_factory.mktemp("study") / "digits")
+    study_report.write(folder, PRIMARY, ALPHA, G)
+    return folder
+
+
+def verdict(folder):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (folder / "verdict.json").read_text(encoding="utf-8")
+    return json.loads(text, parse_constant=refuse)
+
+
+def table(folder):
+    with open(folder / "study.csv", encoding="utf-8", newline="") as file:
+        return {(r["arm"], r["stream"], int(r["generation"])): r for r in csv.DictReader(file)}
+
+
+def values(folder, arm, stream):
+    """The values (n, G) of a stream in all loops of an arm, without code of the report."""
+    found = []
+    for path in sorted(folder.glob(f"{arm}_seed*.npz")):
+        with np.load(path) as unit:
+            found.append(unit["values"][1:, unit["streams"].tolist().index(stream)])
+    return np.array(found)
+
+
+def times(folder, arm, stream):
+    """Alarm times (n,), with a threshold that is found by simulating 400,000 studies."""
+    controls, sign = values(folder, "control", stream), STREAMS[stream]
+    rng, n = np.random.default_rng(0), controls.size
+    sd = np.sqrt(rng.chisquare(n - 1, 400_000) / (n - 1))
+    highest = (rng.standard_normal((400_000, G)) - rng.normal(0, n**-0.5, (400_000, 1))).max(1)
+    limit = np.quantile(highest / sd, 1 - ALPHA) * controls.std(ddof=1)
+    alarms = sign * (values(folder, arm, stream) - controls.mean()) > limit
+    return np.where(alarms.any(1), alarms.argmax(1), G)
+
+
+def test_deleted_results_are_made_again_byte_for_byte(folder):
+    names = ["study.csv", "verdict.json", "power.png", "dose_response.png", "leads.png"]
+    before = {name: (folder / name).read_bytes() for name in [*names, "report.html"]}
+    for name in before:
+        (folder / name).unlink()
+    paths = study_report.write(folder, PRIMARY, ALPHA, G)
+    assert [path.name for path in paths] == list(before)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_numbers_by_other_code(folder):
+    rows, result = table(folder), verdict(folder)
+    for arm, stream, g in [("full", PRIMARY, 0), ("dose50", FID, 2), ("dose25", "recall", 4)]:
+        controls, row = values(folder, "control", stream), rows[arm, stream, g]
+        effect = (values(folder, arm, stream)[:, g].mean() - controls.mean()) / controls.std(ddof=1)
+        assert float(row["effect"]) == pytest.approx(effect, rel=1e-5)
+        assert int(row["detected"]) == (times(folder, arm, stream) <= g).sum()
+    lead = times(folder, "full", FID) - times(folder, "full", PRIMARY)
+    assert result["leads"]["full"][FID]["median_low"] == np.median(lead)
+    assert result["leads"]["full"][FID]["n_candidate_first"] == (lead > 0).sum() > 5
+    early = times(folder, "full", PRIMARY) == 0, times(folder, "full", FID) == 0
+    only, other = (early[0] & ~early[1]).sum(), (early[1] & ~early[0]).sum()
+    pair = next(p for p in result["comparisons"] if (p["arm"], p["against"]) == ("full", FID))
+    assert pair["by_generation"] == 0 and (only, other) == (11, 0)
+    expected = 2 * sum(math.comb(only + other, k) for k in range(other + 1)) / 2 ** (only + other)
+    assert pair["p_value"] == pytest.approx(expected, rel=1e-5)
+    alarms = result["false_alarms"][LOSS]
+    assert alarms["alarms"] == 0 and alarms["certified_rate"] == 0.139108  # 1 - 0.05^(1/20)
+    assert len(rows) == 5 * len(STREAMS) * G
+
+
+def test_a_dose_between_two_arms_is_interpolated(folder):
+    """FID by the last generation: below 1/2 at 25 %, above at 50 %."""
+    of = verdict(folder)["half_doses"]["by generation 4"][FID]
+    before, after = ((times(folder, arm, FID) < G).mean() for arm in ("dose25", "dose50"))
+    assert before < 0.5 < after
+    assert of["dose"] == pytest.approx(0.25 * 2 ** ((0.5 - before) / (after - before)), rel=1e-5)
+    assert 0.1 <= of["low"] < of["dose"] < of["high"] < 1 and of["text"].startswith("31%")
+
+
+def test_the_page_is_whole_and_says_the_verdict(folder):
+    page, result = (folder / "report.html").read_text(encoding="utf-8"), verdict(folder)
+    assert all(re.match("data:", source) for source in re.findall(r'src="([^"]*)"', page))
+    assert page.count("<img") == 3 and "http" not in page and str(folder) not in page
+    for line in result["verdict"].split("\n"):
+        assert line.replace("'", "&#x27;") in page
+    assert result["verdict"].startswith(f"{PRIMARY} was not first")
+
+
+# Known truths
+
+
+def results(rng, shift, n=20, names=("primary", FID, LOSS), controls=20, horizon=G):
+    """The results of a study with one arm, whose loops are noise and shift (G, S)."""
+    S = len(names)
+    study = Study(
+        list(names),
+        np.ones(S, dtype=int),
+        rng.standard_normal((controls, horizon, S)),
+        {"full": rng.standard_normal((n, horizon, S)) + shift},
+        {"full": 1.0},
+        {"control": list(range(controls)), "full": list(range(n))},
+        {"study": "made up", "role": "test", "n_of_other_roles": 0, "left_out": {}},
+    )
+    question = Question(*names[:3], ALPHA, horizon)
+    seed = int(rng.integers(2**31))
+    args = (study.controls, study.arms, ALPHA, study.direction, seed)
+    null, judged = power.judge(*args, resamples=400)
+    return study_report.results(study, question, null, judged), judged
+
+
+def test_a_copy_of_fid_has_no_lead_and_no_difference(tmp_path):
+    rng, streams = np.random.default_rng(0), {FID: 1, "copy": 1, LOSS: 1}
+    for arm, growth in (("control", 0), ("full", 1)):
+        for seed in range(8):
+            grown = rng.standard_normal((G, 3)) + growth * np.arange(1, G + 1)[:, None]
+            a_unit(tmp_path, arm, seed, grown[:, [0, 0, 1]], streams)
+    study_report.write(tmp_path, "copy", ALPHA, G)
+    result = verdict(tmp_path)
+    lead = result["leads"]["full"][FID]
+    assert (lead["median_low"], lead["median_high"], lead["n_ties"]) == (0, 0, 8)
+    assert (lead["interval_low"], lead["interval_high"], lead["p_value"]) == (0, 0, 1)
+    pairs = [pair for pair in result["comparisons"] if pair["against"] == FID]
+    assert [(p["difference"], p["p_value"], p["before"]) for p in pairs] == [(0, 1, False)] * 2
+    assert all(pair["difference_low"] < 0 < pair["difference_high"] for pair in pairs)
+    assert not any(claim["first"] for claim in result["first"])
+
+
+def test_first_is_before_both():
+    """12 sds at once against 1 sd per generation; against FID only, the loss being as early."""
+    rng, slow = np.random.default_rng(1), np.arange(G)
+    shift = np.stack([np.full(G, 12), slow, slow], 1)
+    result, _ = results(rng, shift)
+    assert [claim["first"] for claim in result["first"]] == [True, False]  # by the end all are
+    assert result["first"][0]["p_holm"] == 2 * result["first"][0]["p_value"] < ALPHA
+    assert "was first, before log FID and before log denoising" in result["verdict"]
+    result, _ = results(rng, shift[:, [0, 1, 0]])
+    assert [pair["before"] for pair in result["comparisons"]] == [True, False, False, False]
+    assert [claim["first"] for claim in result["first"]] == [False, False]
+    assert "log FID: full by generation 0; after it: nowhere." in result["verdict"]
+    result, _ = results(rng, shift[:, [1, 0, 0]])  # both are before the primary: no claim at all
+    assert [claim["p_value"] for claim in result["first"]] == [1, 1]
+    assert [pair["after"] for pair in result["comparisons"]] == [True, True, False, False]
+    assert "log FID: nowhere; after it: full by generation 0." in result["verdict"]
+
+
+@pytest.mark.slow
+def test_streams_without_change_alarm_as_rarely_as_asked():
+    rng, names = np.random.default_rng(2), ["primary", FID, LOSS, *map(str, range(9))]
+    loops, controls, first = [], [], 0
+    for _ in range(40):
+        result, judged = results(rng, 0, names=names)
+        loops.append(judged["full"].detected[-1] / 20)
+        controls.append([result["false_alarms"][name]["alarms"] / 20 for name in names])
+        first += sum(claim["first"] for claim in result["first"])
+    for rates in (np.array(loops), np.array(controls)):
+        print(f"false alarms {rates.mean():.4f}")
+        assert rates.mean() <= ALPHA + 2 * rates.std() / rates.size**0.5
+        assert rates.mean() > ALPHA / 2
+    assert first == 0
+
+
+@pytest.mark.slow
+def test_equal_streams_are_rarely_called_earlier():
+    """Three streams that grow alike, of which about half are detected by the end."""
+    rng, before, mcnemar = np.random.default_rng(3), [], []
+    for _ in range(150):
+        result, _ = results(rng, 0.4 * np.arange(1, G + 1)[:, None])
+        end = [pair for pair in result["comparisons"] if pair["by_generation"] == G - 1]
+        before.append([pair["before"] for pair in end])
+        mcnemar.append([pair["p_value"] < ALPHA for pair in end])
+    print(f"before {np.mean(before):.3f}, McNemar (two-sided) {np.mean(mcnemar):.3f}")
+    assert np.mean(before) <= ALPHA / 2 + 2 * np.std(before) / 150**0.5
+
+
+@pytest.mark.slow
+def test_a_lead_of_two_generations_is_recovered():
+    """FID and the loss do what the primary did two generations before, from noise on."""
+    rng, horizon, medians, covered = np.random.default_rng(4), 8, [], []
+    grown = np.arange(horizon) + 0.0
+    late = np.maximum(grown - 2, 0)
+    for _ in range(150):
+        result, _ = results(rng, np.stack([grown, late, late], 1), horizon=horizon)
+        lead = result["leads"]["full"][FID]
+        medians.append(lead["median_low"])
+        covered.append(lead["interval_low"] <= 2 <= lead["interval_high"])
+        assert lead["n_candidate_first"] > 10
+    print(f"median {np.mean(medians):.2f}, coverage {np.mean(covered):.3f}")
+    assert np.mean(medians) == pytest.approx(2, abs=0.2)
+    assert np.mean(covered) >= 0.95 - 2 * (0.05 * 0.95 / 150) ** 0.5
+
+
+# Units that do not belong together
+
+
+def small(folder, n=2):
+    folder.mkdir(exist_ok=True)
+    for arm in ("control", "full"):
+        for seed in range(n):
+            rng = np.random.default_rng([seed, *arm.encode()])
+            a_unit(folder, arm, seed, rng.standard_normal((G, len(STREAMS))))
+    return folder
+
+
+OTHERS = {name.replace("recall", "coverage"): way for name, way in STREAMS.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"protocol_sha256": "b" * 64}, Refusal, "another protocol_sha256 than control_seed0"),
+        ({"schema": 2}, Refusal, "has schema 2"),
+        ({"study": "other"}, Refusal, "another study"),
+        ({"streams": OTHERS}, Refusal, "other streams than"),
+        ({"streams": {**STREAMS, "recall": 0}}, Refusal, "other directions than"),
+        ({"dose": 0.5}, Refusal, "loops of arm full have doses 0.5 and 1.0"),
+        ({"G": 3}, Refusal, "lacks generations"),
+        ({"spoilt": FID}, UserError, "log FID is not finite in full_seed9.npz"),
+    ],
+)
+def test_a_unit_that_does_not_belong_is_refused_by_name(tmp_path, changes, error, text):
+    small(tmp_path)
+    changed, spoilt = dict(changes), changes.get("spoilt")
+    noise = np.random.default_rng(0).standard_normal((changed.pop("G", G), len(STREAMS)))
+    if changed.pop("spoilt", None):
+        noise[2, list(STREAMS).index(spoilt)] = np.nan
+    a_unit(tmp_path, "full", 9, noise, **changed)
+    with pytest.raises(error, match=text) as caught:
+        study_report.write(tmp_path, PRIMARY, ALPHA, G)
+    assert ("full_seed9.npz" in str(caught.value)) == ("dose" not in changes) and "\n" not in str(
+        caught.value
+    )
+
+
+def test_what_is_missing_is_said(tmp_path):
+    with pytest.raises(UserError, match="no unit of role test"):
+        study_report.write(tmp_path, PRIMARY, ALPHA, G)
+    small(tmp_path)
+    with pytest.raises(UserError, match="no unit of role pilot"):
+        study_report.write(tmp_path, PRIMARY, ALPHA, G, role="pilot")
+    with pytest.raises(UserError, match="no stream 'entropie'; there are: log FID, recall"):
+        study_report.write(tmp_path, "entropie", ALPHA, G)
+    (tmp_path / "full_seed0.npz").rename(tmp_path / "full_seed7.npz")
+    with pytest.raises(Refusal, match="full_seed7.npz holds full, seed 0"):
+        study_report.write(tmp_path, PRIMARY, ALPHA, G)
+    (tmp_path / "full_seed7.npz").unlink()
+    (tmp_path / "control_seed1.npz").unlink()
+    with pytest.raises(UserError, match="1 controls and 1 other loops"):
+        study_report.write(tmp_path, PRIMARY, ALPHA, G)
+
+
+def test_arms_of_equal_dose_are_refused(tmp_path):
+    small(tmp_path)
+    a_unit(tmp_path, "other", 0, np.zeros((G, len(STREAMS))), dose=1.0)
+    with pytest.raises(Refusal, match="doses above 0, each its own"):
+        study_report.write(tmp_path, PRIMARY, ALPHA, G)
+
+
+def test_other_roles_do_not_count_and_pilots_need_no_protocol(tmp_path):
+    small(tmp_path)
+    study_report.write(tmp_path, PRIMARY, ALPHA, G)
+    before = (tmp_path / "study.csv").read_bytes()
+    rng = np.random.default_rng(5)
+    for i, (arm, seed) in enumerate([("control", 8), ("control", 9), ("full", 8), ("full", 9)]):
+        noise = 9 + rng.standard_normal((G, len(STREAMS)))
+        a_unit(tmp_path, arm, seed, noise, role="pilot", protocol_sha256=f"draft {i}")
+    study_report.write(tmp_path, PRIMARY, ALPHA, G)
+    assert (tmp_path / "study.csv").read_bytes() == before
+    assert "4 units of other roles do not count" in verdict(tmp_path)["verdict"]
+    study_report.write(tmp_path, PRIMARY, ALPHA, G, role="pilot")
+    assert verdict(tmp_path)["loops"]["control"] == {"n": 2, "seeds": [8, 9]}
+
+
+def test_a_stream_that_is_not_finite_is_left_out_and_named(tmp_path):
+    small(tmp_path)
+    noise = np.random.default_rng(6).standard_normal((G, len(STREAMS)))
+    noise[1, list(STREAMS).index("entropy")] = -np.inf
+    a_unit(tmp_path, "full", 9, noise)
+    study_report.write(tmp_path, PRIMARY, ALPHA, G)
+    result = verdict(tmp_path)
+    assert result["left_out"] == {"entropy": "full_seed9.npz"}
+    assert "Not judged, because not finite: entropy." in result["verdict"]
+    assert not [key for key in table(tmp_path) if key[1] == "entropy"]
+
+
+def test_a_constant_stream_and_units_that_are_longer_are_no_trouble(tmp_path):
+    rng = np.random.default_rng(7)
+    for arm in ("control", "full", *DOSES):
+        for seed in range(3):
+            noise = rng.standard_normal((G + seed, len(STREAMS)))
+            noise[:, list(STREAMS).index("precision")] = 0.5
+            a_unit(tmp_path, arm, seed, noise)
+    study_report.write(tmp_path, PRIMARY, ALPHA, G)
+    row = table(tmp_path)["full", "precision", 4]
+    assert (row["effect"], row["detected"]) == ("", "0")
+    assert verdict(tmp_path)["streams"]["precision"]["sd"] is None
