@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common import onset, power, storage, study_figures, study_page
+from common import onset, power, provenance, storage, study_figures, study_page
 from common.errors import Refusal, UserError
 from common.power import CONTROL
 from common.study_page import SCRIPT
@@ -140,6 +140,12 @@ def _of_role(folder, role):
             f"{folder} has {n_controls} controls and {len(chosen) - n_controls} other loops of "
             f"role {role}: 2 controls and 1 loop are needed, run {SCRIPT}"
         )
+    made = {path: provenance.from_json(path, records[path]["provenance"]) for path in chosen}
+    controls = [made[path] for path in chosen if records[path]["control"]]
+    for arm in {records[path]["arm"] for path in chosen} - {CONTROL}:
+        loops = [made[path] for path in chosen if records[path]["arm"] == arm]
+        provenance.check_loops(loops)
+        provenance.check_controls(loops, controls)
     of_role = ({path: of[path] for path in chosen} for of in (units, records))
     return *of_role, len(units) - len(chosen)
 

@@ -35,7 +35,14 @@ def record(arm, seed, role="test", **changes):
         "protocol_sha256": "a" * 64,
         "commit": "0123456",
         "versions": {"torch": "2"},
-        "provenance": {},
+        "provenance": {
+            "scenario": "FullSynthetic",
+            "control": arm == "control",
+            "init_from": "scratch",
+            "recipe": {"lrate": 4e-3},
+            "seed": seed,
+            "models": [f"{arm} {seed}"],
+        },
     }
     return {**made, **changes}
 

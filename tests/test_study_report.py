@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from made_up_study import DOSES, PRIMARY, STREAMS, a_study, a_unit
+from made_up_study import DOSES, PRIMARY, STREAMS, a_study, a_unit, record
 
 from common import power, study_report
 from common.errors import Refusal, UserError
@@ -223,6 +223,7 @@ def small(folder, n=2):
     return folder
 
 
+OTHER_RECIPE = {**record("full", 9)["provenance"], "recipe": {"lrate": 1}}
 OTHERS = {name.replace("recall", "coverage"): way for name, way in STREAMS.items()}
 
 
@@ -236,6 +237,7 @@ OTHERS = {name.replace("recall", "coverage"): way for name, way in STREAMS.items
         ({"streams": {**STREAMS, "recall": 0}}, Refusal, "other directions than"),
         ({"dose": 0.5}, Refusal, "loops of arm full have doses 0.5 and 1.0"),
         ({"G": 3}, Refusal, "lacks generations"),
+        ({"provenance": OTHER_RECIPE}, Refusal, "lrate is .* but 1 in .*full_seed9.npz"),
         ({"spoilt": FID}, UserError, "log FID is not finite in full_seed9.npz"),
     ],
 )
