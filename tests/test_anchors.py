@@ -6,12 +6,13 @@ import re
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from tiny import ROOT, constants_of, copied, run_script
 
-from common import anchors, spectrum, storage
-from common.data import load_real
+from common import anchors, posterior, spectrum, storage
+from common.data import LabelledImages, load_real
 from common.ddpm import DDPM
-from common.run import Run, load_ddpm
+from common.run import Run, load_ddpm, save_images
 from common.seeds import INITIAL, Seeds
 from common.unet import ContextUnet
 
@@ -55,6 +56,8 @@ def test_the_file_holds_what_it_promises(measured):
     assert arrays["trace"].shape == arrays["asymmetry"].shape == (2, 1, 10)
     assert arrays["leading_vectors"].shape == (2, 1, 10, 3, 784)
     assert arrays["denoising_loss"].shape == (2, 1)
+    assert all(arrays[name].shape == (2, 1, 10) for name in posterior.STATISTICS)
+    assert all(arrays[name].shape == (2, 1, anchors.N_TANGENT) for name in posterior.TANGENT)
     assert arrays["generations"].tolist() == [INITIAL, 0]
     assert arrays["t"].tolist() == [16]  # 400 of 500, at n_T = 20
     assert arrays["checkpoint_names"].tolist() == ["model_initial.pth", "model_0_w0.pth"]
@@ -87,6 +90,70 @@ def test_anchors_are_noised_test_images_of_every_class_with_their_own_labels(mea
         assert arrays["trace"][1, 0, a] == pytest.approx(
             float(J.reshape(784, 784).trace()), rel=1e-3, abs=1e-4
         )
+
+
+def test_tangent_statistics_are_those_of_a_dense_jacobian_and_the_classes_directions(measured):
+    """Of a held-out image, in float64: v^T C v from all of J, the residual from eps itself; v from
+    scikit-learn's PCA of the real training images of its class."""
+    folder, arrays = measured
+    ddpm, t = load_ddpm(folder / "model_0_w0.pth").double(), 16
+    held_out, h = anchors.select(TEST, 0, 200, skip=10), 7
+    c, eps = held_out.labels[h : h + 1], held_out.noise(t)[h].double()
+    real = load_real("digits")
+    pixels = real.images[real.labels == c].double().flatten(1).numpy()
+    v = torch.from_numpy(PCA(20).fit(pixels).components_)
+    sigma = arrays["sigma"][0]
+    x_t = arrays["alphabar"][0] ** 0.5 * held_out.x_0[h].double() + sigma * eps
+    t_ = torch.tensor([t])
+    J = torch.autograd.functional.jacobian(lambda x: ddpm.eps(x, t_, c), x_t[None])
+    C = torch.eye(784) - sigma * J.reshape(784, 784)
+    error = (ddpm.eps(x_t[None], t_, c)[0].detach() - eps).flatten()
+    for k in (10, 20):
+        variance = sum(float(v_k @ C @ v_k) for v_k in v[:k])
+        assert arrays[f"tangent_variance_{k}"][1, 0, h] == pytest.approx(variance, rel=1e-3)
+        residual = float((v[:k] @ error).square().sum())
+        assert arrays[f"tangent_residual_{k}"][1, 0, h] == pytest.approx(residual, rel=1e-3)
+    logs = np.log(arrays["tangent_variance_20"][1, 0])
+    statistics = anchors.statistics(arrays)
+    np.testing.assert_allclose(statistics["tangent_variance_20"][1, 0], logs)
+    ratio = arrays["tangent_residual_20"][1, 0].sum() / arrays["tangent_variance_20"][1, 0].sum()
+    assert anchors.overconfidence(arrays)["overconfidence_20"][1, 0] == pytest.approx(np.log(ratio))
+
+
+def test_samples_of_the_initial_model_can_be_anchors_without_any_real_image(
+    tmp_path, monkeypatch, capsys
+):
+    folder = a_run(tmp_path, [0])
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (230, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    samples = LabelledImages(images, torch.arange(230) % 10)
+    save_images(samples, Run(folder, 0).evaluation(INITIAL))
+
+    def no_real_images(*arguments, **options):
+        raise AssertionError("real images were read")
+
+    monkeypatch.setattr(anchors, "load_real", no_real_images)
+    changes = {**OPTIONS, "run_dir": folder, "anchors_from": "samples"}
+    anchors.main(constants_of(SCRIPT, **changes))
+    assert "measured at samples of the initial model" in capsys.readouterr().out
+    arrays = anchors.load(folder / "spectra_of_samples_w0.npz")
+    assert str(arrays["anchors_from"]) == "samples"
+    expected = anchors.select(samples, 0, 10)
+    assert arrays["anchor_index"].tolist() == expected.index.tolist()
+    ddpm, t = load_ddpm(folder / "model_0_w0.pth"), 16
+    x_t = arrays["alphabar"][0] ** 0.5 * expected.x_0[3] + arrays["sigma"][0] * expected.noise(t)[3]
+    at = x_t[None].float(), torch.tensor([t]), expected.labels[3:4]
+    J = spectrum.jacobian(ddpm.eps, *at)
+    assert arrays["trace"][0, 0, 3] == pytest.approx(spectrum.trace(J)[0], rel=1e-3, abs=1e-3)
+
+
+def test_a_file_of_an_earlier_version_that_measured_less_is_refused(measured, tmp_path):
+    folder = copied(measured[0], tmp_path / "run")
+    arrays = anchors.load(folder / "spectra_w0.npz")
+    del arrays["free_directions"]
+    storage.save_arrays(arrays, folder / "spectra_w0.npz")
+    with pytest.raises(SystemExit, match="spectra_w0.npz was made by an earlier version, which"):
+        measure(folder)
 
 
 def test_noise_depends_on_image_and_time_and_on_nothing_else():

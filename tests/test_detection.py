@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from made_up import a_loop
-from tiny import ROOT, constants_of
+from tiny import ROOT, constants_of, copied
 
 from common import detection, onset, spectrum_plots, streams
 from common.errors import UserError
@@ -140,6 +140,30 @@ def test_loops_without_an_alarm_are_counted_and_json_is_strict(controls, tmp_pat
     assert "no alarm of either in 1;" in result["verdict"]
     assert result["leads"]["median_low"] is None  # FID's lead has no upper end
     assert "median lead at most -7" in result["verdict"]
+
+
+def test_controls_may_have_more_streams_than_the_loop_but_not_less(controls, tmp_path):
+    run, more = a_loop(tmp_path / "run", 70), [copied(c, tmp_path / c.name) for c in controls]
+    for folder in more:
+        of = Run(folder, 0)
+        of.save_metrics(
+            [{**row, "entropy": 5 + 0.1 * math.sin(i)} for i, row in enumerate(of.metrics())]
+        )
+    assert "entropy of samples" not in detect([run], more)["streams"]
+    files = Run(run, 0)
+    files.save_metrics([{**row, "entropy": 5.0} for row in files.metrics()])
+    assert "entropy of samples" in detect([run], more)["streams"]
+    with pytest.raises(SystemExit) as refused:
+        detect([run], controls)
+    assert refused.value.code == 2
+
+
+def test_streams_at_samples_are_of_their_own_kind():
+    name = "posterior variance t=50" + streams.SAMPLED
+    assert streams.kind_and_time(name) == ("posterior variance at samples", 50)
+    assert streams.kind_and_time("posterior variance t=50") == ("posterior variance", 50)
+    assert streams.kind_and_time("log FID") == ("log FID", None)
+    assert streams.direction(name) == -1
 
 
 def test_a_small_alpha_is_as_good_as_any(controls, tmp_path):
