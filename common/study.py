@@ -13,6 +13,7 @@ import json
 import shutil
 import site
 import threading
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from common.settings import ROOT
 SCHEMA = 1
 STUDY = ROOT / "jacobian" / "study"
 PROTOCOL = STUDY / "PROTOCOL.md"
+LOG = "log.txt"
 
 
 class Arm(NamedTuple):
@@ -247,17 +249,20 @@ def _models_done(unit):
 
 
 def attempt(unit):
-    """Finishes one unit; returns (unit, None), or (unit, why not)."""
-    try:
-        with _one_thread(), _log(unit):
+    """Finishes one unit; returns (unit, None), or (unit, why not): no loop stops the others."""
+    with _one_thread(), _log(unit):
+        try:
             if not storage.intact(unit.path):
                 for script, words in unit.commands():
                     _call(script, words)
                 storage.save_arrays(collected(unit), unit.path)
-            if not unit.keep:
-                shutil.rmtree(unit.home, ignore_errors=True)
-    except UserError as error:
-        return unit, str(error)
+        except UserError as error:
+            return unit, str(error)
+        except Exception as error:  # a fault of this code: the log shows where
+            traceback.print_exc()
+            return unit, f"{type(error).__name__}: {error}; see {unit.home / LOG}"
+    if not unit.keep:
+        shutil.rmtree(unit.home, ignore_errors=True)
     return unit, None
 
 
@@ -272,7 +277,7 @@ def _one_thread():
 def _log(unit):
     """What the scripts print goes to a file beside the run."""
     unit.home.mkdir(parents=True, exist_ok=True)
-    path = unit.home / "log.txt"
+    path = unit.home / LOG
     with (
         open(path, "a", encoding="utf-8", buffering=1) as file,
         contextlib.redirect_stdout(file),
@@ -290,7 +295,7 @@ def _call(script, words):
     try:
         main(settings.of_script(script, words))
     except SystemExit as error:
-        reason = error if isinstance(error.code, str) else "see log.txt"
+        reason = error if isinstance(error.code, str) else f"exit status {error}, see {LOG}"
         raise UserError(f"{script.name} {' '.join(words)}: {reason}") from error
 
 

@@ -22,8 +22,8 @@ KILLER = ROOT / "tests" / "killer.py"
 OVERRIDES = "n_feat=8 n_step=4 n_T=8 beta2=0.5 sample_steps=3 N_eval=210 N_ref=100 max_c=70"
 TINY = {
     "role": "pilot",
-    "arms": ["control", "full", "dose50"],
-    "loops": [2, 1, 1],
+    "arms": ["control", "dose50"],
+    "loops": [3, 1],
     "first_seed": 1,
     "N_train": 60,
     "generation_number": 1,
@@ -99,7 +99,7 @@ def test_every_arm_trains_on_as_many_images_and_on_its_share_of_synthetic_ones(d
 
 def test_controls_and_loops_belong_together(done):
     found = [streams.load(unit.path, 0) for unit in done]
-    controls, others = found[:2], found[2:]
+    controls, others = found[:3], found[3:]
     for other in others:
         ours = [control.provenance for control in controls]
         provenance.check_controls([other.provenance], ours)
@@ -135,21 +135,23 @@ def test_a_loop_that_fails_is_named_and_does_not_stop_the_others(done, tmp_path,
     found = constants(tmp_path, arms=["full", "control"], loops=[1, 1])
     first, second = study.planned(found)
     storage.write(second.path, storage.read(done[0].path))
-    storage.save_json({"nothing": 1}, first.home / "run_initial.json")
+    made = {"constants": {"seed": 5}, "inputs": {}}
+    storage.save_json(made, first.home / "run_initial.json")
     (first.home / "model_initial.pth").write_bytes(b"not a model")
     with pytest.raises(SystemExit, match="1 of 1 loops failed"):
         study.main(found)
-    assert "full_seed1 failed: initialmain.py" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "full_seed1 failed: initialmain.py" in said and "seed (was 5, is 1)" in said
 
 
 def test_detect_takes_the_studys_controls_for_a_users_loop(done, capsys):
     controls = [unit.path for unit in done if unit.arm == "control"]
-    (loop,) = (unit.run.folder for unit in done if unit.arm == "full")
+    (loop,) = (unit.run.folder for unit in done if unit.arm == "dose50")
     choice = {"runs": [loop], "controls": controls, "primary": "log_posterior_20"}
     script = ROOT / "jacobian" / "detect.py"
     detection.main(constants_of(script, **choice, primary_t=400))
     found = storage.load_json(loop / "onset_w0.json")
-    assert found["calibrated"] and len(found["controls"]) == 2
+    assert found["calibrated"] and len(found["controls"]) == 3
     assert found["streams"]["log FID"]["direction"] == "up"
 
 
