@@ -84,12 +84,8 @@ def load(folder, w):
     if not rows:
         raise UserError(f"{run.table('metrics').name} is missing in {folder}: run main.py first")
     measured = arrays["generations"].tolist()
-    generations = [g for g in measured if g != INITIAL]
-    if generations != list(range(len(rows))) or set(generations) != set(rows):
-        raise UserError(
-            f"{run.table('spectra', 'npz')} has the generations {generations}, but the metrics "
-            f"{sorted(rows)}: run jacobian/spectra.py with generations = []"
-        )
+    _check_generations(run, rows, measured)
+    generations = sorted(rows)
     index = [measured.index(g) for g in generations]
     for g, i in zip(generations, index, strict=True):
         if not str(arrays["checkpoint_sha256"][i]).startswith(rows[g]["model"]):
@@ -118,3 +114,20 @@ def load(folder, w):
         times,
         int(arrays["n_T"]),
     )
+
+
+def _check_generations(run, rows, measured):
+    """UserError when a generation has metrics without spectra, or spectra without metrics, as
+    after a shorter loop, which leaves the models and spectra of later generations there."""
+    spectra, every = run.table("spectra", "npz"), range(max([*rows, *measured]) + 1)
+    if no_metrics := [g for g in every if g not in rows]:
+        raise UserError(
+            f"{run.table('metrics')} lacks the generations {no_metrics}: run main.py with "
+            f"generation_number = {len(every)}, then jacobian/spectra.py; or move {spectra.name} "
+            f"away and run jacobian/spectra.py with generations = {sorted(rows)}"
+        )
+    if no_spectra := [g for g in every if g not in measured]:
+        raise UserError(
+            f"{spectra} lacks the generations {no_spectra}: run jacobian/spectra.py with "
+            "generations = []"
+        )
