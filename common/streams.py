@@ -11,6 +11,7 @@ from common import anchors, provenance, storage
 from common.errors import Refusal, UserError
 from common.provenance import Provenance
 from common.run import Run
+from common.seeds import INITIAL
 from common.settings import WATCHED
 
 
@@ -121,7 +122,7 @@ def load(folder, w, first=0):
         path = run.table(anchors.FILES[source], "npz")
         if source == "test" or path.exists():
             arrays = anchors.load(path)
-            index = _matching(arrays, rows, path)
+            index = _matching(run, arrays, rows, path)
             found.append(arrays)
             for name, numbers in _of_anchors(arrays, index).items():
                 per_anchor[name + ending] = numbers
@@ -161,15 +162,11 @@ def _of_unit(path, first):
     )
 
 
-def _matching(arrays, rows, path):
+def _matching(run, arrays, rows, path):
     """The index among the spectra of each generation in rows {generation: row of metrics}."""
     measured = arrays["generations"].tolist()
-    generations = [g for g in measured if g >= min(rows)]
-    if generations != list(range(min(rows), max(rows) + 1)) or set(generations) != set(rows):
-        raise UserError(
-            f"{path} has the generations {generations}, but the metrics "
-            f"{sorted(rows)}: run jacobian/spectra.py with generations = []"
-        )
+    generations = sorted(rows)
+    _check_generations(run, path, rows, [g for g in measured if g >= generations[0]])
     index = [measured.index(g) for g in generations]
     for g, i in zip(generations, index, strict=True):
         if not str(arrays["checkpoint_sha256"][i]).startswith(rows[g]["model"]):
@@ -178,6 +175,24 @@ def _matching(arrays, rows, path):
                 "models; run jacobian/spectra.py again, and main.py if that does not help"
             )
     return index
+
+
+def _check_generations(run, spectra, rows, measured):
+    """UserError when a generation has metrics without spectra, or spectra without metrics, as
+    after a shorter loop, which leaves the models and spectra of later generations there."""
+    every = range(min(rows), max([*rows, *measured]) + 1)
+    having_metrics = [g for g in sorted(rows) if g != INITIAL]
+    if no_metrics := [g for g in every if g not in rows]:
+        raise UserError(
+            f"{run.table('metrics')} lacks the generations {no_metrics}: run main.py with "
+            f"generation_number = {every[-1] + 1}, then jacobian/spectra.py; or move "
+            f"{spectra.name} away and run jacobian/spectra.py with generations = {having_metrics}"
+        )
+    if no_spectra := [g for g in every if g not in measured]:
+        raise UserError(
+            f"{spectra} lacks the generations {no_spectra}: run jacobian/spectra.py with "
+            "generations = []"
+        )
 
 
 def _of_anchors(arrays, index):

@@ -254,8 +254,18 @@ def test_one_control_loop_is_too_few(controls, tmp_path):
         detect([a_loop(tmp_path / "run", 62)], controls[:1])
 
 
-def test_missing_generations_are_named(tmp_path):
+def test_generations_without_spectra_are_named(tmp_path):
+    folder = a_loop(tmp_path / "run", 63)
+    rows = Run(folder, 0).metrics()
+    Run(folder, 0).save_metrics([*rows, {**rows[-1], "generation": 10}])
+    with pytest.raises(UserError, match=r"spectra_w0.npz lacks the generations \[10\]: run jacob"):
+        streams.load(folder, 0)
+
+
+def test_generations_without_metrics_are_named_with_what_helps(tmp_path):
+    """As after a shorter loop. Measuring spectra again would not help."""
     folder = a_loop(tmp_path / "run", 63)
     Run(folder, 0).save_metrics(Run(folder, 0).metrics()[:-2])
-    with pytest.raises(UserError, match="run jacobian/spectra.py with generations"):
+    said = r"metrics_w0.csv lacks the generations \[8, 9\]: run main.py with generation_number = 10"
+    with pytest.raises(UserError, match=said + r", .* generations = \[0, 1, 2, 3, 4, 5, 6, 7\]$"):
         streams.load(folder, 0)

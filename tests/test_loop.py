@@ -24,7 +24,7 @@ from tiny import (
     run_script,
 )
 
-from common import data, evaluation, loop, run, sample, stages, storage, train
+from common import anchors, data, evaluation, loop, run, sample, stages, storage, streams, train
 from common.data import load_real
 from common.errors import UserError
 from common.fid import calculate_frechet_distance, feature_statistics
@@ -394,13 +394,32 @@ def test_what_grows_has_no_control(tmp_path):
 
 
 def test_controls_that_start_together_do_not_collide(initial, tmp_path):
+    """Of one seed, whatever their weights, it is the same control: one works, the other is told."""
     folder = copied(initial, tmp_path / "run")
     words = {**TINY_MAIN, "generation_number": 1, "control": True, "save_dir": folder}
+    starts = [{"seed": 1, "w": 0}, {"seed": 1, "w": 1}, {"seed": 2, "w": 0}]
     with ThreadPoolExecutor() as pool:
-        runs = [pool.submit(run_script, FOLDER / "main.py", **words, seed=s) for s in (1, 2, 3)]
-        done = [one.result() for one in runs]
-    assert [(one.returncode, one.stderr) for one in done] == [(0, "")] * 3
-    assert all((folder / f"control_seed{s}" / "model_0_w0.pth").exists() for s in (1, 2, 3))
+        runs = [pool.submit(run_script, FOLDER / "main.py", **words, **s) for s in starts]
+        *same, other = [one.result() for one in runs]
+    assert (other.returncode, other.stderr) == (0, "")
+    assert min(one.returncode for one in same) == 0
+    for one in same:
+        told = "another process is at work in" in one.stderr and one.stderr.count("\n") == 1
+        assert one.stderr == "" or told
+    for seed in (1, 2):
+        models = (folder / f"control_seed{seed}").glob("model_*.pth")
+        assert sorted(path.name for path in models) == ["model_0_w0.pth", "model_initial.pth"]
+
+
+def test_a_control_that_another_process_works_at_is_left_alone(initial, tmp_path):
+    folder = copied(initial, tmp_path / "run")
+    control = folder / "control_seed1"
+    with (
+        storage.lock(control / "run_w0.lock"),
+        pytest.raises(SystemExit, match="another process is at work in .*control_seed1"),
+    ):
+        main(folder, control=True, seed=1, generation_number=1)
+    assert [path.name for path in control.iterdir()] == ["run_w0.lock"]
 
 
 def test_guided_samples_are_measured_beside_the_unguided_ones(initial, tmp_path):
@@ -535,9 +554,16 @@ def test_samples_that_are_made_again_are_measured_again(finished, tmp_path, monk
     consistent(folder, (INITIAL, 0, 1), tmp_path)
 
 
+def spectra(folder, **changes):
+    measured = {"n_anchors": 10, "timesteps": [400], "run_dir": folder, **changes}
+    anchors.main(constants_of(ROOT / "jacobian" / "spectra.py", **measured))
+
+
 def test_later_generations_of_a_chain_that_is_gone_leave_the_metrics(finished, tmp_path, capsys):
-    """The loop that goes on is shorter than the one that made them."""
+    """The loop that goes on is shorter than the one that made them; their spectra stay, and the
+    line that says so leads on, both ways."""
     folder = copied(finished, tmp_path / "run")
+    spectra(folder)
     main(folder, generation_number=1)
     assert len(Run(folder, 0).metrics()) == 3  # still of one chain
     state = storage.load(Run(folder, 0).model(0))
@@ -547,7 +573,17 @@ def test_later_generations_of_a_chain_that_is_gone_leave_the_metrics(finished, t
     said = "generations 1 to 1 were made from what is there no more; generation_number = 2 makes"
     assert said in capsys.readouterr().out
     assert [row["generation"] for row in Run(folder, 0).metrics()] == [INITIAL, 0]
+    spectra(folder)
+    message = r"lacks the generations \[1\]: run main.py with generation_number = 2.* = \[0\]"
+    with pytest.raises(UserError, match=message):
+        streams.load(folder, 0)
+    (folder / "spectra_w0.npz").rename(folder / "away.npz")
+    spectra(folder, generations=[0])
+    assert streams.load(folder, 0).generations.tolist() == [0]
+    (folder / "away.npz").rename(folder / "spectra_w0.npz")
     main(folder)
+    spectra(folder)
+    assert streams.load(folder, 0).generations.tolist() == [0, 1]
     consistent(folder, (INITIAL, 0, 1), tmp_path, trained=(1,))
 
 

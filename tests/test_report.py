@@ -162,6 +162,18 @@ def test_the_training_set_is_stated_as_a_formula(scenario, constants, formula):
     assert f"Generation g is trained on {formula}" in report._formula(scenario, constants)
 
 
+def test_a_t_sne_is_said_to_be_of_what_it_is_of(finished, tmp_path, monkeypatch):
+    folder = copied(finished, tmp_path / "run", leave_out=["tsne_1_w0.png"])
+    whole, drawn = loop.plots.tsne, []
+    monkeypatch.setattr(loop.plots, "tsne", lambda *given: drawn.append(given) or whole(*given))
+    main(folder)
+    ((real, fake, *_),) = drawn
+    samples = storage.load(Run(folder, 0).evaluation(1)[0])
+    assert real.shape == fake.shape == (45, 1, 28, 28) and torch.equal(fake, samples)
+    text = Page(folder / "report.html").text
+    assert re.findall("t-SNE of the (.*?) of real and synthetic", text) == ["pixels"] * 3
+
+
 def test_the_recipe_is_named_with_what_differs_from_it():
     script = FULL / "main.py"
     constants = vars(constants_of(script))

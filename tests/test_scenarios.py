@@ -4,10 +4,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import FULL, ROOT, TINY_INITIAL, TINY_MAIN, copied, hashes, initialmain, main, run_script
+from tiny import (
+    FULL,
+    ROOT,
+    TINY_INITIAL,
+    TINY_MAIN,
+    constants_of,
+    copied,
+    hashes,
+    initialmain,
+    main,
+    run_script,
+)
 
 from common import loop
-from common.data import LabelledImages
+from common.data import LabelledImages, load_real
 from common.errors import UserError
 from common.seeds import INITIAL, Seeds
 
@@ -110,6 +121,21 @@ def test_augmented_real_images_are_the_same_in_every_generation():
     sets = [split(training_set(AUGMENTED, g, real, **constants))[0] for g in (0, 4)]
     assert numbers(sets[0]) == numbers(sets[1]) and balanced(sets[0].labels)
     assert numbers(sets[0]) == numbers(training_set(AUGMENTED, INITIAL, real, N_real=100))
+
+
+def test_a_loop_of_another_seed_keeps_the_real_images_of_the_initial_model(tmp_path):
+    initialmain(tmp_path, AUGMENTED, N_real=100)
+    seen, whole = {}, loop.training_set_of(AUGMENTED)
+
+    def training_set_(generation, *rest):
+        seen[generation] = whole(generation, *rest)
+        return seen[generation]
+
+    changes = {**MAIN, "N_with_w": 50, "N_real": 100, "generation_number": 1}
+    constants = constants_of(AUGMENTED / "main.py", **changes, save_dir=tmp_path, seed=5)
+    loop.main(training_set_, constants)
+    of_initial = training_set(AUGMENTED, INITIAL, load_real("digits"), N_real=100)
+    assert torch.equal(seen[0].images[:100], of_initial.images)
 
 
 def test_redrawn_images_are_new_in_every_generation_and_may_come_back():
