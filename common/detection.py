@@ -53,6 +53,11 @@ def _primary(loop, constants):
     """The name of the primary stream, its timestep scaled to the loop's n_T."""
     t = anchors.scaled([constants.primary_t], loop.n_T)[0]
     name = streams.name_of(constants.primary, t)
+    if name not in loop.names and t in loop.t:
+        raise UserError(
+            f"{loop.folder} has no stream {name!r}: measure it with this version of "
+            "jacobian/spectra.py"
+        )
     if name not in loop.names:
         raise UserError(
             f"primary_t = {constants.primary_t} is not a timestep of the spectra: {loop.t}"

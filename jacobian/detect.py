@@ -21,8 +21,8 @@ controls = []  # folders, or files of a study, of two or more control loops of t
 w = 0  # guidance weight of the loops
 
 # What is claimed, chosen before looking; every other stream is exploratory
-primary = "posterior_variance"  # statistic of the spectrum
-primary_t = 100  # its timestep, of n_T = 500
+primary = "log_posterior_20"  # statistic of the spectrum
+primary_t = 50  # its timestep, of n_T = 500
 alpha = 0.05  # the fraction of loops without change that may alarm, in each stream
 seed = 0  # of the bootstrap over loops
 

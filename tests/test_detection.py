@@ -23,6 +23,7 @@ def controls(tmp_path_factory):
 
 
 def detect(runs, controls=(), **changes):
+    changes = {"primary": "posterior_variance", "primary_t": 100, **changes}
     detection.main(constants_of(SCRIPT, runs=runs, controls=list(controls), **changes))
     return strict_json(runs[0] / "onset_w0.json")
 
@@ -156,6 +157,13 @@ def test_controls_may_have_more_streams_than_the_loop_but_not_less(controls, tmp
     with pytest.raises(SystemExit) as refused:
         detect([run], controls)
     assert refused.value.code == 2
+
+
+def test_a_primary_that_was_not_measured_is_named(tmp_path):
+    with pytest.raises(SystemExit, match="has no stream 'free directions t=10': measure it with"):
+        detect([a_loop(tmp_path / "run", 71)], primary="free_directions")
+    with pytest.raises(SystemExit, match="primary_t = 300 is not a timestep of the spectra"):
+        detect([tmp_path / "run"], primary_t=300)
 
 
 def test_streams_at_samples_are_of_their_own_kind():
