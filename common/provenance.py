@@ -234,10 +234,16 @@ LOOP_AND_CONTROL = ("seed", "w", "control", "mixture")
 
 
 def check_loops(loops):
-    """Refusal when Provenances of loops that are judged together are not of one kind."""
-    for loop in loops[1:]:
+    """Refusal when Provenances of loops that are judged together are not of one kind, or when two
+    of them are the same."""
+    for i, loop in enumerate(loops):
         if text := difference(loops[0], loop, BETWEEN_LOOPS):
             raise Refusal(f"loops that are judged together must be of one kind: {text}")
+        for other in loops[:i]:
+            if loop.models & other.models:
+                raise Refusal(
+                    f"{other.folder} and {loop.folder} hold the same models: they count as one loop"
+                )
 
 
 def check_controls(loops, controls):

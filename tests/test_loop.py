@@ -83,7 +83,10 @@ def test_running_again_does_nothing_and_says_so(finished, capsys):
 
     before = times()
     main(finished)
-    assert "nothing to do, all 2 generations are complete" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing to do, all 2 generations are complete" in said
+    change = "change of recipe: training-set size (initial 1500, generations 70)\n"
+    assert f"note: generation 0 contains a {change}" in said
     assert times() == before and len(before) > 40
 
 

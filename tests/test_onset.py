@@ -153,6 +153,7 @@ def test_an_alarm_is_a_z_score_beyond_the_threshold():
         (gaussian, 20, [6, 20], 6, 0.05),
         (heavy_tailed, 5, [6], 6, 0.12),
         (heavy_tailed, 20, [6], 6, 0.07),
+        (heavy_tailed, 20, [3], 20, 0.08),
         (log_normal, 20, [6], 6, 0.06),
         (failing, 5, [6], 6, 0.15),
         (failing, 20, [3], 20, 0.06),

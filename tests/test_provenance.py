@@ -190,6 +190,13 @@ def test_a_loop_is_not_its_own_control(good, tmp_path, capsys):
     assert f"control is False in {loops[0]}, but True in a control loop" in message
 
 
+def test_a_loop_is_counted_once(good, tmp_path, capsys):
+    loops, controls = good
+    copy = copied(loops[0], tmp_path / "copy")
+    message = refusal(capsys, lambda: detect([*loops, copy], controls))
+    assert f"{loops[0]} and {copy} hold the same models: they count as one loop" in message
+
+
 def test_controls_have_seeds_of_their_own_and_a_record(good, tmp_path, capsys):
     loops, controls = good
     twin = a_loop(tmp_path / "twin", 14, n=4, control=True)
