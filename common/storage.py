@@ -72,9 +72,9 @@ def intact(path):
 def remove(path):
     """Deletes a file that is no longer needed, if it is there, its hash and source, and what a
     write of them left behind that was killed."""
-    sweep(path)
     for file in (path, _record(path), _source(path)):
         _delete(file)
+    sweep(path)
 
 
 def sweep(path):
