@@ -80,7 +80,9 @@ def evaluated(folder, n_eval):
 
 
 def detect(runs, controls, **changes):
-    detection.main(constants_of(DETECT, runs=list(runs), controls=list(controls), **changes))
+    primary = {"primary": "posterior_variance", "primary_t": 100}
+    runs = {"runs": list(runs), "controls": list(controls)}
+    detection.main(constants_of(DETECT, **{**primary, **runs, **changes}))
 
 
 def refusal(capsys, work):
