@@ -132,6 +132,12 @@ def planned(constants):
         for arm, n in zip(constants.arms, constants.loops, strict=True)
         for i in range(n)
     ]
+    known = {
+        name for unit in units for script, _ in unit.commands() for name in settings.names(script)
+    }
+    for word in constants.overrides:
+        if word.split("=")[0] not in known:
+            raise UserError(f"overrides: no script has a constant {word.split('=')[0]}")
     number, of = map(int, constants.part.split("/"))
     return units[number - 1 :: of]
 

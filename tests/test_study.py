@@ -116,6 +116,11 @@ def test_parts_are_disjoint_and_together_the_whole(tmp_path):
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+def test_an_override_that_no_script_has_is_named(tmp_path):
+    with pytest.raises(SystemExit, match="overrides: no script has a constant n_stp"):
+        study.main(constants_of(SCRIPT, output_dir=tmp_path, overrides=["n_stp=5"]))
+
+
 def test_the_loops_of_a_test_need_a_protocol(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "PROTOCOL", tmp_path / "PROTOCOL.md")
     with pytest.raises(SystemExit, match="PROTOCOL.md is missing: the loops of a test are run"):
