@@ -131,14 +131,10 @@ def measure(paths, path, constants):
     schedule = run.load_ddpm(next(iter(paths.values()))).cpu().sqrtmab
     n_T = len(schedule) - 1
     times = scaled(constants.timesteps, n_T)
-    kept = load(path) if storage.intact(path) else {}
+    kept = _kept(path)
     hashes = {generation: storage.sha256(file) for generation, file in paths.items()}
     if kept:
         ours = {"t": times, "anchor_index": anchors.index.tolist(), "dataset": constants.dataset}
-        if not set(PER_GENERATION) <= kept.keys():
-            raise UserError(
-                f"{path} was made by an earlier version, which measured less: move it away"
-            )
         for name, value in ours.items():
             if name in kept and kept[name].tolist() != value:
                 raise UserError(f"{path} has other {name}: move it away, or restore the constants")
@@ -185,6 +181,20 @@ def measure(paths, path, constants):
         }
         storage.save_arrays(arrays, path)
     return new
+
+
+def _kept(path):
+    """The arrays that are there. What an earlier version measured, which was less, is set aside."""
+    kept = load(path) if storage.intact(path) else {}
+    if kept and not set(PER_GENERATION) <= kept.keys():
+        aside = path.with_name(f"{path.stem}_earlier.npz")
+        storage.copy(path, aside)
+        print(
+            f"note: {path.name} is of an earlier version, which measured less: kept as "
+            f"{aside.name}, all checkpoints are measured again"
+        )
+        return {}
+    return kept
 
 
 def _chosen(constants):

@@ -147,13 +147,17 @@ def test_samples_of_the_initial_model_can_be_anchors_without_any_real_image(
     assert arrays["trace"][0, 0, 3] == pytest.approx(spectrum.trace(J)[0], rel=1e-3, abs=1e-3)
 
 
-def test_a_file_of_an_earlier_version_that_measured_less_is_refused(measured, tmp_path):
+def test_a_file_of_an_earlier_version_that_measured_less_is_kept_and_made_again(
+    measured, tmp_path, capsys
+):
     folder = copied(measured[0], tmp_path / "run")
     arrays = anchors.load(folder / "spectra_w0.npz")
     del arrays["free_directions"]
     storage.save_arrays(arrays, folder / "spectra_w0.npz")
-    with pytest.raises(SystemExit, match="spectra_w0.npz was made by an earlier version, which"):
-        measure(folder)
+    after = measure(folder)
+    assert "kept as spectra_w0_earlier.npz, all checkpoints" in capsys.readouterr().out
+    np.testing.assert_array_equal(after["free_directions"], measured[1]["free_directions"])
+    assert "free_directions" not in anchors.load(folder / "spectra_w0_earlier.npz")
 
 
 def test_noise_depends_on_image_and_time_and_on_nothing_else():
