@@ -22,9 +22,10 @@ from common import demo_figure
 
 FOLDER = ROOT / "jacobian" / "demo"
 FROM_LOOP = "../../jacobian/demo"  # the same, relative to main.py
-# Shorter than the recipe: half the steps and half the images.
-INITIAL = f"--recipe laptop --n_step 500 --N_real 500 --N_with_w 500 --save_dirs {FROM_LOOP}"
-GENERATION = "--recipe laptop --n_step 500 --N_next 500 --N_eval 500 --N_ref 500"
+# Shorter than the recipe: batches and sets of half the images, and fewer steps.
+TRAINING = "--recipe laptop --n_step 800 --batch_size 16"
+INITIAL = f"{TRAINING} --N_real 500 --N_with_w 500 --save_dirs {FROM_LOOP}"
+GENERATION = f"{TRAINING} --N_next 500 --N_eval 500 --N_ref 500"
 MAIN = f"FullSynthetic/DDPM-MNIST/main.py {GENERATION} --save_dir {FROM_LOOP}"
 SPECTRA = "jacobian/spectra.py --n_anchors 10 --timesteps 50 --run_dir"
 SEEDS = 1, 2  # of the control loops
@@ -62,7 +63,7 @@ def controls():
 
 def main():
     started = time.monotonic()
-    print("Recipe laptop with half of the training steps (500) and of the images (500).")
+    print("Recipe laptop with 500 images and 800 training steps of 16 (not 1,000 and 1,000 of 32).")
     run(f"FullSynthetic/DDPM-MNIST/initialmain.py {INITIAL}")
     with ThreadPoolExecutor() as pool:  # two processes with a thread each do more than one with two
         for chain in [pool.submit(loop), pool.submit(controls)]:
