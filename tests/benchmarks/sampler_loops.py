@@ -15,6 +15,8 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from sampling import variance
+
 from common import evaluation, run, stages, storage
 from common.data import load_real
 from common.run import Run
@@ -30,8 +32,8 @@ def main(folder, sample_steps, eta, n_generations):
     against = evaluation.reference(real, lenet, constants.N_ref, temporary / "features.pth", {})
     copies = Run(temporary, 0)
     storage.copy(files.model(INITIAL), copies.model(INITIAL))
-    print("| generation | FID | precision | recall | class accuracy |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| generation | FID | precision | recall | class accuracy | variance / real |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for generation in (INITIAL, *range(n_generations)):
         seeds = Seeds(constants.seed, "sampler loops", 0, generation)
         if generation != INITIAL:
@@ -42,7 +44,8 @@ def main(folder, sample_steps, eta, n_generations):
         found = evaluation.scores(data, lenet, against)
         print(
             f"| {stages.name_of(generation)} | {found['fid']:.1f} | {found['precision']:.2f} | "
-            f"{found['recall']:.2f} | {found['accuracy']:.2f} |",
+            f"{found['recall']:.2f} | {found['accuracy']:.2f} | "
+            f"{variance(data) / variance(real):.2f} |",
             flush=True,
         )
 
