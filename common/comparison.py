@@ -34,7 +34,8 @@ def main(constants):
             controls = [row for folder in constants.runs for row in control_rows(folder)]
             figure = plots.together(metrics, "", controls)
             storage.save_figure(figure, home.figure("together"))
-            print(f"  {home.figure('overlay')}\n  {home.figure('together')}")
+            for kind in ("overlay", "together"):
+                print(f"  {storage.shown(home.figure(kind))}")
             named = dict(zip(runs, constants.runs, strict=True))
             report.announce(report.comparison(named, constants.w))
 
@@ -83,7 +84,8 @@ def _one(run, arrays, statistics):
             rows.append(row)
     storage.save_rows(rows, run.table("compare"))
     names = [run.figure(kind).name for kind in figures]
-    print(f"{title}: {', '.join(names)} and {run.table('compare').name} are in\n  {run.folder}")
+    print(f"{title}: {', '.join(names)} and {run.table('compare').name} are in")
+    print(f"  {storage.shown(run.folder)}")
 
 
 def _name(folder):

@@ -80,8 +80,8 @@ def _sentences(rows, real, floor):
         f"FID {float(floor['fid']):.1f}.\n"
         f"The initial model puts {100 * first['accuracy']:.0f} % of its samples into the class "
         f"that was asked for, the last one {100 * last['accuracy']:.0f} %.\n"
-        "About a third of that fall of recall is the sampler's own, whose 25 steps lose variance "
-        "(README).\n"
+        "In the longer loops of the README about a third of the fall of recall is the sampler's "
+        "own, whose 25 steps lose variance.\n"
         "One loop is one observation: it does not show whether the spectrum is earlier than FID. "
         "For that see “Was it earlier than FID?” in the README."
     )

@@ -43,7 +43,8 @@ def main(constants):
         storage.save_figure(figure, home.figure("onset"))
         print(_table(result))
         print(result["verdict"])
-        print(f"  {home.table('onset', 'json')}\n  {home.figure('onset')}")
+        for path in (home.table("onset", "json"), home.figure("onset")):
+            print(f"  {storage.shown(path)}")
         report.announce(report.write(home.folder, home.w))
 
 

@@ -13,8 +13,9 @@ from common.unet import ContextUnet
 TRIAL_ROWS = 32  # images in a trial on the CPU, whose time grows with their number
 
 
-def announce_work(name, constants, n_images, n_generations):
-    """Prints what training on n_images and sampling will take, per generation and in all."""
+def announce_work(name, constants, n_images, n_generations, n_more=0):
+    """Prints what training on n_images and sampling will take, per generation and in all, with
+    n_more images of other models."""
     device = processes.device()
     ddpm = DDPM(
         ContextUnet(1, constants.n_feat, constants.n_classes),
@@ -24,13 +25,15 @@ def announce_work(name, constants, n_images, n_generations):
     n_step, _ = Training.of(constants).steps(n_images)
     passes = _passes(constants)
     parameters = sum(parameter.numel() for parameter in ddpm.parameters())
+    each = "" if n_generations == 1 else f"{n_generations} generations, each "
     print(
-        f"{name}: {n_generations} generations to train, each {n_step:,} steps of "
-        f"{constants.batch_size} on {n_images:,} images and {passes:,} passes of an image through "
-        f"{parameters:,} parameters to sample"
+        f"{name}: {each}{n_step:,} training steps of {constants.batch_size} on {n_images:,} images "
+        f"and {passes:,} passes of an image through {parameters:,} parameters to sample"
     )
-    seconds = n_step * _step(ddpm, constants) + passes * _pass(ddpm, constants)
-    print(f"{name}: about {duration(n_generations * seconds)} of training and sampling")
+    seconds_of_pass = _pass(ddpm, constants)
+    seconds = n_step * _step(ddpm, constants) + passes * seconds_of_pass
+    seconds = n_generations * seconds + n_more * _steps(constants) * seconds_of_pass
+    print(f"{name}: about {duration(seconds)} of training and sampling")
 
 
 def duration(seconds):
@@ -46,8 +49,11 @@ def _passes(constants):
     w = getattr(constants, "w", 0)
     n_next = getattr(constants, "N_next", getattr(constants, "N_with_w", 0))
     n_next = 0 if getattr(constants, "control", False) else predictions(n_next, w)
-    steps = constants.sample_steps if constants.sampler == "ddim" else constants.n_T
-    return (n_next + getattr(constants, "N_eval", 0)) * steps
+    return (n_next + getattr(constants, "N_eval", 0)) * _steps(constants)
+
+
+def _steps(constants):
+    return constants.sample_steps if constants.sampler == "ddim" else constants.n_T
 
 
 def _step(ddpm, constants):

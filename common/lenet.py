@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from common.data import batches
+from common.progress import Progress
 
 N_FEATURES = 84
 
@@ -52,7 +53,7 @@ def train_lenet(data, seeds, n_step=2400, batch_size=128, lrate=2e-3):
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_step)
     order = seeds.torch_generator("lenet order")
     shifts = seeds.numpy_generator("lenet shifts")
-    step = 0
+    progress, step = Progress("feature network", n_step, "step", tenths=True), 0
     while step < n_step:
         for x, c in batches(data, batch_size, order):
             x = torch.roll(x, tuple(shifts.integers(-2, 3, size=2)), dims=(2, 3))
@@ -62,8 +63,10 @@ def train_lenet(data, seeds, n_step=2400, batch_size=128, lrate=2e-3):
             optimizer.step()
             schedule.step()
             step += 1
+            progress.to(step)
             if step == n_step:
                 break
+    progress.close()
     return network.eval()
 
 

@@ -70,10 +70,10 @@ def initialmain(training_set, constants):
         stages.train_feature_network(Run(home, 0), constants, real, source)
         seeds = Seeds(constants.seed, _scenario(constants))
         if stages.is_trained(Run(home, 0), INITIAL, source):
-            print(f"model_initial.pth is there: going on to its samples ({home})")
+            print("model_initial.pth is there: going on to its samples")
         else:
             data = training_set(INITIAL, real, None, constants, seeds)
-            announce_work("initial model", constants, len(data.labels), 1)
+            announce_work(stages.INITIAL_MODEL, constants, len(data.labels), 1)
             stages.train(Run(home, 0), INITIAL, data, constants, seeds, source)
         for w in constants.Wall:
             files, seeds = Run(home, w), Seeds(constants.seed, _scenario(constants), w)
@@ -84,7 +84,7 @@ def initialmain(training_set, constants):
         for folder in others:
             _share(names, home, folder)
         print("initial data for w = " + ", ".join(map(number_text, constants.Wall)) + " in:")
-        print("\n".join(f"  {folder}" for folder in constants.save_dirs))
+        print("\n".join(f"  {storage.shown(folder)}" for folder in constants.save_dirs))
 
 
 @processes.led
@@ -107,7 +107,7 @@ def mainall(training_set, constants):
             storage.save_figure(
                 plots.together(rows, _scenario(constants), run.control_rows(folder)), path
             )
-        print(f"all weights together: {path}")
+        print(f"all weights together: {storage.shown(path)}")
         report.announce(report.index(folder))
 
 
@@ -230,7 +230,9 @@ class Loop:
         missing = [g for g in range(total) if not self.run.model(g).exists()]
         if missing:
             n_images = len(self._data(0).labels)
-            announce_work(name, self.constants, n_images, len(missing))
+            sampled = self.run.evaluation(INITIAL)[0].exists()
+            n_more = 0 if sampled else self.constants.N_eval
+            announce_work(name, self.constants, n_images, len(missing), n_more)
         bar = tqdm(total=total, desc=name, unit="generation", disable=None)
         for generation in (INITIAL, *range(total)):
             if generation != INITIAL:
@@ -249,7 +251,7 @@ class Loop:
         tables = ", ".join(self.run.table(kind).name for kind in ("metrics", "timings"))
         figures = ", ".join(self.run.figure(kind).name for kind in PROGRESS)
         print(f"{name}: {tables}, {figures} and the figures of each generation are in")
-        print(f"  {self.run.folder}")
+        print(f"  {storage.shown(self.run.folder)}")
 
     def _data(self, generation):
         """The training set of a generation."""
@@ -353,7 +355,7 @@ class Loop:
         numbers = ", ".join(f"{name} {row[name]:.2f}" for name in names)
         seconds = time.perf_counter() - self.started
         tqdm.write(
-            f"{self._title()}, generation {stages.name_of(generation)}: FID {row['fid']:.4g}, "
+            f"{self._title()}, {stages.model_of(generation)}: FID {row['fid']:.4g}, "
             f"{numbers}; {seconds:.0f} s so far"
         )
 
@@ -502,4 +504,5 @@ def _use_device(constants):
     if processes.device().type == "cuda":
         print(f"device: {torch.cuda.get_device_name()}")
     else:
-        print(f"device: CPU, {torch.get_num_threads()} threads")
+        threads = torch.get_num_threads()
+        print(f"device: CPU, {threads} thread{'' if threads == 1 else 's'}")

@@ -88,7 +88,7 @@ def comparison(folders, w):
 def announce(path):
     """Prints where a page is, if it could be written."""
     if path:
-        print(f"open {path}")
+        print(f"open {storage.shown(path)}")
 
 
 def _failed(folder, error):

@@ -16,6 +16,9 @@ from common.settings import number_text
 from common.train import Training, save_losses, train_ddpm
 from common.unet import ContextUnet
 
+INITIAL_MODEL = "initial model"  # what messages call it
+PURPOSES = {"samples": " for the next generation", "evaluation": " for the metrics", "strip": ""}
+
 
 def train(run_, generation, data, constants, seeds, source, start=None):
     """Trains a DDPM on LabelledImages and saves its losses, then the model.
@@ -47,6 +50,7 @@ def train(run_, generation, data, constants, seeds, source, start=None):
                 f"{constants.beta2}: give the same, or init_from = scratch"
             )
         ddpm.load_state_dict(previous.state_dict())
+    of = INITIAL_MODEL if generation == INITIAL else _title(run_, generation)  # it has no w
     losses = train_ddpm(
         ddpm.to(processes.device()),
         LabelledImages(*data).to(processes.device()),
@@ -55,7 +59,7 @@ def train(run_, generation, data, constants, seeds, source, start=None):
         state_path=run_.training_state(generation),
         losses_path=run_.losses(generation),
         save_every=constants.save_every,
-        name=f"{_title(run_, generation)}: training on {len(data.labels):,} images",
+        name=f"{of}: training on {len(data.labels):,} images",
     )
     save_losses(losses, run_.losses(generation))
     storage.save(ddpm.state_dict(), run_.model(generation))
@@ -83,7 +87,7 @@ def sample(run_, generation, files, n, w, stage, constants, seeds):
         stage=stage,
         partial_path=partial(images),
         save_every=constants.save_every,
-        name=f"{_title(run_, generation)}: {stage}",
+        name=f"{_title(run_, generation)}: sampling {n:,} images{PURPOSES[stage]}",
         sampler=constants.sampler,
         sample_steps=constants.sample_steps,
         eta=constants.eta,
@@ -182,9 +186,14 @@ def partial(images):
 
 
 def _title(run_, generation):
-    return f"w = {number_text(run_.w)}, generation {name_of(generation)}"
+    return f"w = {number_text(run_.w)}, {model_of(generation)}"
+
+
+def model_of(generation):
+    """A generation's model in messages."""
+    return INITIAL_MODEL if generation == INITIAL else f"generation {generation}"
 
 
 def name_of(generation):
-    """A generation's name in messages, titles and tables."""
+    """A generation's name in titles and tables."""
     return "initial" if generation == INITIAL else str(generation)

@@ -69,6 +69,14 @@ def intact(path):
     return False
 
 
+def shown(path):
+    """A path for a message: relative to the current directory where that is shorter."""
+    try:
+        return min(os.path.relpath(path), str(path), key=len)
+    except ValueError:  # on another drive
+        return str(path)
+
+
 def remove(path):
     """Deletes a file that is no longer needed, if it is there, its hash and source, and what a
     write of them left behind that was killed."""

@@ -62,7 +62,7 @@ def test_ctrl_c_says_what_is_safe_and_how_to_go_on(tmp_path, monkeypatch, capsys
     assert stopped.value.code == 130
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said == (
-        "stopped: finished stages and 1 of 2 epochs of “w = 0, generation initial: training on "
+        "stopped: finished stages and 1 of 2 epochs of “initial model: training on "
         "1,500 images” are safe; run the same command again to continue"
     )
 

@@ -1,5 +1,6 @@
 """The scripts as users run them: a process of its own, from their folder, on the CPU."""
 
+import os
 import shutil
 
 import pytest
@@ -29,7 +30,8 @@ def test_initialmain_and_main_from_clone_to_figures(initial, tmp_path):
         folder / "initialmain.py", cwd=tmp_path, **TINY_INITIAL, save_dirs="./data/here/"
     )
     assert first.returncode == 0, first.stderr
-    assert "initial data for w = 0 in:" in first.stdout
+    shown = "a project/FullSynthetic/DDPM-MNIST/data/here".replace("/", os.sep)
+    assert f"initial data for w = 0 in:\n  {shown}\n" in first.stdout
     second = run_script(
         folder / "main.py", **{**TINY_MAIN, "generation_number": 1}, save_dir="data/here"
     )
