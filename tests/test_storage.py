@@ -163,6 +163,16 @@ def test_stops_between_hash_and_file_leave_a_pair_that_fits(
     assert storage.read(path) == b"newest"
 
 
+def test_a_path_is_shown_relative_to_the_current_folder_where_that_is_shorter(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert storage.shown(tmp_path / "data" / "run") == os.path.join("data", "run")
+    assert storage.shown(tmp_path.parent / "run") == os.path.join("..", "run")
+    far = Path(tmp_path.anchor) / "far"
+    assert storage.shown(far) == str(far)
+
+
 def test_a_removed_file_leaves_nothing_behind(tmp_path):
     path = tmp_path / "gen_data_with_w0_w0.part"
     storage.write(path, b"images")

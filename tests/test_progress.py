@@ -1,0 +1,43 @@
+"""Signs of life where there is no terminal, and the forecast of the work ahead."""
+
+import pytest
+import torch
+from tiny import FULL, TINY_INITIAL, TINY_MAIN, constants_of
+
+from common import forecast, lenet, progress
+from common.data import LabelledImages
+from common.seeds import Seeds
+
+
+def test_the_feature_network_gives_signs_of_life(capsys, monkeypatch):
+    clock = iter(range(0, 10_000, 2))  # two seconds from look to look
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    data = LabelledImages(torch.zeros(16, 1, 28, 28, dtype=torch.uint8), torch.arange(16) % 10)
+    lenet.train_lenet(data, Seeds(0, "test"), n_step=20, batch_size=8)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        f"feature network: {percent} %" for percent in range(10, 101, 10)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("script", "constants", "n_generations", "n_more", "words", "seconds"),
+    [
+        ("initialmain.py", TINY_INITIAL, 1, 0, "", 3 * 94 + 70 * 8),
+        ("main.py", TINY_MAIN, 3, 0, "3 generations, each ", 3 * (3 * 94 + 115 * 8)),
+        ("main.py", TINY_MAIN, 3, 45, "3 generations, each ", 3 * (3 * 94 + 115 * 8) + 45 * 8),
+        ("main.py", {**TINY_MAIN, "control": True}, 1, 0, "", 3 * 94 + 45 * 8),
+    ],
+)
+def test_the_forecast_counts_what_lies_ahead(
+    capsys, monkeypatch, script, constants, n_generations, n_more, words, seconds
+):
+    """Where a training step takes 3 s and the pass of an image 1 s."""
+    monkeypatch.setattr(forecast, "_step", lambda *_: 3)
+    monkeypatch.setattr(forecast, "_pass", lambda *_: 1)
+    monkeypatch.setattr(forecast, "duration", str)
+    given = constants_of(FULL / script, **{**constants, "n_step": 94})
+    forecast.announce_work("it", given, 1500, n_generations, n_more)
+    counted, estimate = capsys.readouterr().out.splitlines()
+    assert counted.startswith(f"it: {words}94 training steps of 32 on 1,500 images and ")
+    assert estimate == f"it: about {seconds} of training and sampling"
