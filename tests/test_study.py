@@ -52,6 +52,7 @@ def done(tmp_path_factory):
     return study.planned(found)
 
 
+@pytest.mark.slow
 def test_a_units_file_holds_what_its_run_measured(done):
     for unit in done:
         arrays = storage.load_arrays(unit.path, "study.py")
@@ -71,6 +72,7 @@ def test_a_units_file_holds_what_its_run_measured(done):
         assert unit.path.stat().st_size < 300_000
 
 
+@pytest.mark.slow
 def test_a_units_record_says_what_it_is(done):
     for unit in done:
         record = json.loads(str(storage.load_arrays(unit.path, "study.py")["record"]))
@@ -84,8 +86,8 @@ def test_a_units_record_says_what_it_is(done):
         assert record["samples_sha256"]["0"] == storage.sha256(images)
 
 
-def test_every_arm_trains_on_as_many_images_and_on_its_share_of_synthetic_ones(done):
-    for unit in study.planned(constants_of(SCRIPT, output_dir=done[0].output_dir)):
+def test_every_arm_trains_on_as_many_images_and_on_its_share_of_synthetic_ones(tmp_path):
+    for unit in study.planned(constants_of(SCRIPT, output_dir=tmp_path)):
         (_, initial), (script, own), *_ = unit.commands()
         loop = settings.of_script(script, own)
         made = settings.of_script(script.with_name("initialmain.py"), initial)
@@ -97,6 +99,7 @@ def test_every_arm_trains_on_as_many_images_and_on_its_share_of_synthetic_ones(d
         assert not fresh or loop.resample_real == "redraw"
 
 
+@pytest.mark.slow
 def test_controls_and_loops_belong_together(done):
     found = [streams.load(unit.path, 0) for unit in done]
     controls, others = found[:3], found[3:]
@@ -136,10 +139,10 @@ def test_a_dry_run_prints_commands_and_a_time_and_runs_nothing(tmp_path, capsys)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_loop_that_fails_is_named_and_does_not_stop_the_others(done, tmp_path, capsys):
+def test_a_loop_that_fails_is_named_and_one_that_is_done_is_left_alone(tmp_path, capsys):
     found = constants(tmp_path, arms=["full", "control"], loops=[1, 1])
     first, second = study.planned(found)
-    storage.write(second.path, storage.read(done[0].path))
+    storage.write(second.path, b"done")
     made = {"constants": {"seed": 5}, "inputs": {}}
     storage.save_json(made, first.home / "run_initial.json")
     (first.home / "model_initial.pth").write_bytes(b"not a model")
@@ -147,8 +150,10 @@ def test_a_loop_that_fails_is_named_and_does_not_stop_the_others(done, tmp_path,
         study.main(found)
     said = capsys.readouterr().out
     assert "full_seed1 failed: initialmain.py" in said and "seed (was 5, is 1)" in said
+    assert second.path.read_bytes() == b"done"
 
 
+@pytest.mark.slow
 def test_detect_takes_the_studys_controls_for_a_users_loop(done, capsys):
     controls = [unit.path for unit in done if unit.arm == "control"]
     (loop,) = (unit.run.folder for unit in done if unit.arm == "dose50")
