@@ -109,7 +109,7 @@ def main(constants):
         where = f"test images of {constants.dataset}"
         if constants.anchors_from == "samples":
             where = "samples of the initial model"
-        print(f"{_count(len(new), len(paths))} at {where}: {path}")
+        print(f"{_count(len(new), len(paths))} at {where}: {storage.shown(path)}")
         report.announce(report.write(constants.run_dir, constants.w))
 
 

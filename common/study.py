@@ -167,7 +167,8 @@ def main(constants):
             raise UserError(
                 f"{len(failed)} of {len(missing)} loops failed; the same command tries them again"
             )
-        print(f"all {len(units)} loops are there: {constants.output_dir / constants.name}")
+        folder = storage.shown(constants.output_dir / constants.name)
+        print(f"all {len(units)} loops are there: {folder}")
 
 
 def _report(constants):
@@ -184,7 +185,7 @@ def _report(constants):
         rival=streams.name_of("denoising_loss", t),
         role=constants.role,
     ):
-        print(path)
+        print(storage.shown(path))
 
 
 def _dry_run(units):
