@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from torchvision.datasets import MNIST
 
 from common.errors import UserError
 
@@ -44,8 +45,6 @@ def load_real(dataset, train=True):
 
 
 def _mnist(train):
-    from torchvision.datasets import MNIST  # 2 s that scripts on the digits do not need
-
     root = Path(os.environ.get("MNIST_ROOT") or Path(__file__).resolve().parents[1] / "data")
     try:
         mnist = MNIST(root, train=train, download=False)

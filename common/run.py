@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import sklearn
 import torch
+import torchvision
 
 from common import ddpm, lenet, processes, storage
 from common.data import LabelledImages
@@ -176,8 +177,6 @@ def record(path, constants, inputs, current, binding):
     them. Until then it is written anew. current: {name: value} of what may change, kept as it is
     now.
     """
-    import torchvision  # 2 s that scripts without a record do not need
-
     made = {
         **current,
         "constants": constants,

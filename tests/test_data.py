@@ -133,7 +133,7 @@ def test_mnist_that_cannot_be_read_for_a_moment_is_not_damaged(monkeypatch):
     def refused(*arguments, **keywords):
         raise PermissionError(errno.EACCES, "Permission denied", "train-images-idx3-ubyte")
 
-    monkeypatch.setattr("torchvision.datasets.MNIST", refused)
+    monkeypatch.setattr(data, "MNIST", refused)
     with pytest.raises(UserError, match="^cannot read train-images-idx3-ubyte: Permission denied"):
         data.load_real("mnist")
 
