@@ -9,6 +9,7 @@ import io
 
 import numpy as np
 from matplotlib.image import imsave
+from torchvision.utils import make_grid
 
 from common import storage
 from common.seeds import INITIAL
@@ -121,12 +122,8 @@ def figure(path, text):
 
 def pixels(images, text):
     """Images uint8 (N, 1, 28, 28) as one picture of ten columns, a pixel for a pixel."""
-    columns, content = min(10, len(images)), io.BytesIO()
-    canvas = np.full((29 * -(-len(images) // 10) + 1, 29 * columns + 1), 128, dtype=np.uint8)
-    for i, picture in enumerate(images[:, 0].numpy()):
-        y, x = (29 * place + 1 for place in divmod(i, columns))
-        canvas[y : y + 28, x : x + 28] = picture
-    imsave(content, canvas, format="png", cmap="gray", vmin=0, vmax=255)
+    grid, content = make_grid(images, nrow=10, padding=1, pad_value=128)[0], io.BytesIO()
+    imsave(content, grid.numpy(), format="png", cmap="gray", vmin=0, vmax=255)
     return image(content.getvalue(), text, "pixels")
 
 

@@ -1,7 +1,5 @@
 """A run's page: what is on it, in a real browser too, and that it can never stop a run."""
 
-import base64
-import io
 import json
 import re
 import shlex
@@ -15,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision
-from matplotlib.image import imread
 from test_detection import a_loop
 from test_faults import TINY_SPECTRA
 from tiny import FULL, ROOT, TINY_MAIN, constants_of, copied, initialmain, main
@@ -39,14 +35,6 @@ def finished(tmp_path_factory):
     comparison.main(constants_of(JACOBIAN / "compare.py", runs=[folder]))
     detection.main(constants_of(JACOBIAN / "detect.py", runs=[folder], primary_t=400))
     return folder
-
-
-def test_pixels_are_those_of_torchvision():
-    images = torch.randint(0, 256, (23, 1, 28, 28), dtype=torch.uint8)
-    data = re.search('base64,([^"]*)', elements.pixels(images, ""))[1]
-    found = imread(io.BytesIO(base64.b64decode(data)))[..., :3] * 255
-    expected = torchvision.utils.make_grid(images, nrow=10, padding=1, pad_value=128)
-    np.testing.assert_allclose(found, expected.permute(1, 2, 0).numpy(), atol=1.01)  # a colour map
 
 
 class Page(HTMLParser):
