@@ -129,10 +129,7 @@ def load(folder, w, first=0):
                 values[name + ending] = numbers.mean(axis=1)
             for name, numbers in _of_all(arrays, index).items():
                 values[name + ending] = numbers
-    for kind in METRICS:
-        series = np.array([row.get(kind, np.nan) for row in rows.values()])
-        if not np.isnan(series).all():  # not of a run that an earlier version measured
-            values[name_of(kind)] = np.log(series) if KINDS[kind].logarithmic else series
+    values |= _of_metrics(run, rows)
     return Streams(
         folder,
         provenance.read(run),
@@ -143,6 +140,25 @@ def load(folder, w, first=0):
         sorted({t for arrays in found for t in arrays["t"].tolist()}),
         int(found[0]["n_T"]),
     )
+
+
+def _of_metrics(run, rows):
+    """{stream: (G,)} of the metrics; one that a run of an earlier version has nowhere is left out.
+    The initial model's may be missing: its training set is not a loop's."""
+    found = {}
+    for kind in METRICS:
+        lacking = [g for g, row in rows.items() if kind not in row and g != INITIAL]
+        if len(lacking) == len([g for g in rows if g != INITIAL]):
+            continue
+        series = np.array([row.get(kind, np.nan) for row in rows.values()])
+        if lacking or np.isinf(series).any():
+            which = lacking or [g for g, row in rows.items() if np.isinf(row.get(kind, 0))]
+            raise UserError(
+                f"{run.table('metrics')}: {kind} of generations {which} is missing or infinite; "
+                "run main.py again, which measures what is missing"
+            )
+        found[name_of(kind)] = np.log(series) if KINDS[kind].logarithmic else series
+    return found
 
 
 def _of_unit(path, first):
@@ -189,9 +205,10 @@ def _check_generations(run, spectra, rows, measured):
             f"{spectra.name} away and run jacobian/spectra.py with generations = {having_metrics}"
         )
     if no_spectra := [g for g in every if g not in measured]:
+        of_samples = spectra.name.startswith(anchors.FILES["samples"])
         raise UserError(
             f"{spectra} lacks the generations {no_spectra}: run jacobian/spectra.py with "
-            "generations = []"
+            f"generations = []{' and anchors_from = samples' if of_samples else ''}"
         )
 
 

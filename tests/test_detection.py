@@ -159,6 +159,29 @@ def test_controls_may_have_more_streams_than_the_loop_but_not_less(controls, tmp
     assert refused.value.code == 2
 
 
+def test_a_metric_of_some_generations_only_is_one_line(tmp_path):
+    run = Run(a_loop(tmp_path / "run", 72), 0)
+    rows = run.metrics()
+    for value in (None, math.inf):
+        run.save_metrics(
+            [{**row, "entropy": 5.0 if i < 4 else value} for i, row in enumerate(rows)]
+        )
+        with pytest.raises(SystemExit, match=r"entropy of generations \[3, .* is missing or infin"):
+            detect([run.folder])
+
+
+def test_spectra_at_samples_that_lack_generations_name_their_constant(tmp_path):
+    folder = a_loop(tmp_path / "run", 73)
+    arrays = dict(np.load(folder / "spectra_w0.npz"))
+    of_generation = {
+        name for name, array in arrays.items() if len(array.shape) and len(array) == 11
+    }
+    fewer = {name: a[:-1] if name in of_generation else a for name, a in arrays.items()}
+    np.savez(folder / "spectra_of_samples_w0.npz", **fewer)
+    with pytest.raises(SystemExit, match=r"lacks the generations \[9\].*anchors_from = samples"):
+        detect([folder])
+
+
 def test_a_primary_that_was_not_measured_is_named(tmp_path):
     with pytest.raises(SystemExit, match="has no stream 'free directions t=10': measure it with"):
         detect([a_loop(tmp_path / "run", 71)], primary="free_directions")

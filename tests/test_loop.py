@@ -29,7 +29,7 @@ from common.data import load_real
 from common.errors import UserError
 from common.fid import calculate_frechet_distance, feature_statistics
 from common.lenet import accuracy, extract_mnist_features
-from common.run import Run
+from common.run import Run, load_images, load_lenet
 from common.sample import generate_samples
 from common.seeds import INITIAL, Seeds
 
@@ -560,6 +560,29 @@ def test_samples_that_are_made_again_are_measured_again(finished, tmp_path, monk
 def spectra(folder, **changes):
     measured = {"n_anchors": 10, "timesteps": [400], "run_dir": folder, **changes}
     anchors.main(constants_of(ROOT / "jacobian" / "spectra.py", **measured))
+
+
+def test_rows_of_an_earlier_version_that_measured_less_are_made_again(finished, tmp_path):
+    folder = copied(finished, tmp_path / "run")
+    files = Run(folder, 0)
+    later = {"entropy", "distance_to_training"}
+    files.save_metrics(
+        [{name: row[name] for name in row if name not in later} for row in files.metrics()]
+    )
+    main(folder)
+    for ours, theirs in zip(files.metrics(), Run(finished, 0).metrics(), strict=True):
+        assert ours == theirs and "entropy" in ours
+        assert ("distance_to_training" in ours) == (ours["generation"] != INITIAL)
+
+
+def test_the_distance_to_the_training_set_is_of_what_the_generation_was_trained_on(finished):
+    files = Run(finished, 0)
+    lenet, rows = load_lenet(files.prmodel), {row["generation"]: row for row in files.metrics()}
+    for g in (0, 1):
+        samples, training = (load_images(p) for p in (files.evaluation(g), files.samples(g - 1)))
+        x, y = (extract_mnist_features(part.images, lenet).double() for part in (samples, training))
+        nearest = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
+        assert rows[g]["distance_to_training"] == pytest.approx(nearest.mean().item(), rel=1e-6)
 
 
 def test_later_generations_of_a_chain_that_is_gone_leave_the_metrics(finished, tmp_path, capsys):
