@@ -30,9 +30,7 @@ from common.run import Run
 from common.seeds import INITIAL
 from common.settings import ROOT
 
-SCHEMA = 1
-STUDY = ROOT / "jacobian" / "study"
-PROTOCOL = STUDY / "PROTOCOL.md"
+PROTOCOL = ROOT / "jacobian" / "study" / "PROTOCOL.md"
 LOG = "log.txt"
 
 
@@ -127,6 +125,8 @@ def planned(constants):
     names = {field.name for field in dataclasses.fields(Unit)} & vars(constants).keys()
     given = {name: getattr(constants, name) for name in names}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    if strange := [arm for arm in constants.arms if arm not in ARMS]:
+        raise UserError(f"arms: there is no {strange[0]}, but {', '.join(ARMS)}")
     units = [
         Unit(arm=arm, seed=constants.first_seed + CONTROL_SEEDS * (arm == "control") + i, **given)
         for arm, n in zip(constants.arms, constants.loops, strict=True)
@@ -161,8 +161,6 @@ def main(constants):
             _dry_run(missing)
             return
         failed = _finish(missing, constants)
-        for unit, reason in failed:
-            print(f"{unit.path.stem} failed: {reason}")
         if failed:
             raise UserError(
                 f"{len(failed)} of {len(missing)} loops failed; the same command tries them again"
@@ -204,7 +202,7 @@ def _dry_run(units):
 
 
 def _finish(units, constants):
-    """Runs the units; returns [(unit, reason)] of those that failed."""
+    """Runs the units, with a line for each when it ends; returns those that failed."""
     stop = threading.Event()
     watcher = threading.Thread(target=_watch, args=(units, stop), daemon=True)
     watcher.start()
@@ -212,7 +210,12 @@ def _finish(units, constants):
         with _scheduler(constants):
             jobs = (joblib.delayed(attempt)(unit) for unit in units)
             found = joblib.Parallel(return_as="generator_unordered")(jobs)
-            return [(unit, reason) for unit, reason in found if reason]
+            failed = []
+            for n, (unit, reason) in enumerate(found, 1):
+                said = f"failed: {reason}" if reason else "is done"
+                tqdm.write(f"{n} of {len(units)} loops: {unit.path.stem} {said}")
+                failed += [unit] if reason else []
+            return failed
     finally:
         stop.set()
         watcher.join()
@@ -357,7 +360,7 @@ def _record(unit, made):
         for g in range(INITIAL, unit.generation_number)
     }
     return {
-        "schema": SCHEMA,
+        "schema": study_report.SCHEMA,
         "study": unit.name,
         "role": unit.role,
         "arm": unit.arm,

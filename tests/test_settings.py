@@ -59,6 +59,12 @@ def constants(script, *words):
     return settings.from_script({**runpy.run_path(script), "__file__": str(script)}, list(words))
 
 
+def test_a_truth_that_is_named_alone_is_true(script):
+    assert constants(script, "--deterministic", "--w", "1").deterministic is True
+    assert constants(script, "--deterministic", "False").deterministic is False
+    assert constants(script).deterministic is False
+
+
 def refusal(capsys, script, *words):
     """The one line on stderr with which the script refuses these words, exit status 2."""
     with pytest.raises(SystemExit) as stopped:

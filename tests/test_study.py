@@ -124,6 +124,11 @@ def test_an_override_that_no_script_has_is_named(tmp_path):
         study.main(constants_of(SCRIPT, output_dir=tmp_path, overrides=["n_stp=5"]))
 
 
+def test_an_arm_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(SystemExit, match="arms: there is no dose5, but control, full, dose50"):
+        study.main(constants_of(SCRIPT, output_dir=tmp_path, arms=["dose5"], loops=[1]))
+
+
 def test_the_loops_of_a_test_need_a_protocol(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "PROTOCOL", tmp_path / "PROTOCOL.md")
     with pytest.raises(SystemExit, match="PROTOCOL.md is missing: the loops of a test are run"):

@@ -37,7 +37,8 @@ def main(folder, sample_steps, eta, n_generations):
     for generation in (INITIAL, *range(n_generations)):
         seeds = Seeds(constants.seed, "sampler loops", 0, generation)
         if generation != INITIAL:
-            stages.train(copies, generation, data, constants, seeds, "")  # noqa: F821
+            training = run.load_images(copies.samples(generation - 1))
+            stages.train(copies, generation, training, constants, seeds, "")
         paths = copies.samples(generation)
         stages.sample(copies, generation, paths, constants.N_next, 0, "samples", constants, seeds)
         data = run.load_images(paths)
