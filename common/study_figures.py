@@ -9,6 +9,7 @@ from matplotlib.ticker import PercentFormatter
 from common.plots import BLUE, GREEN, ORANGE, PURPLE
 from common.power import CONTROL
 
+LEAST_WIDTH, LONGEST_NAME = 7.5, 4.6  # inches, for the names of streams
 BROWN, BLACK = "#8C5A00", "#000000"
 STYLES = ((ORANGE, "s", "-"), (BLUE, "o", "--"), (GREEN, "^", "-."))
 OTHERS = ((PURPLE, "D", ":"), (BROWN, "v", ":"), (BLACK, "P", ":"))
@@ -71,6 +72,7 @@ def dose_response(study, question, judged):
         axes.axhline(0.5, color="0.4", lw=0.8)
         axes.axhline(question.alpha, color="0.4", ls=":", lw=1)
         axes.set(title=f"by generation {g}", xlabel="fraction synthetic", xscale="log")
+        axes.set_xlim(doses[0] / 1.5, doses[-1] * 1.5)
         axes.set_xticks(doses, labels=[f"{dose:.0%}" for dose in doses])
         axes.set_xticks([], minor=True)
     _finish(figure, panels)
@@ -103,7 +105,8 @@ def _panels(n, width, height):
     """n panels in as few rows of at most four as can be."""
     rows = -(-n // 4)
     columns = -(-n // rows)
-    figure = Figure(figsize=(width * columns + 1, height * rows + 0.6), layout="constrained")
+    size = max(width * columns + 1, LEAST_WIDTH), height * rows + 0.6
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).reshape(-1)
     for axes in panels[n:]:
         axes.remove()
@@ -163,4 +166,7 @@ def _finish(figure, panels):
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("loops detected")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    keys = panels[0].get_legend_handles_labels()
+    columns = int(figure.get_figwidth() // LONGEST_NAME)
+    figure.set_figheight(figure.get_figheight() + 0.2 * len(keys[0]) / columns)
+    figure.legend(*keys, loc="outside lower center", ncols=columns, fontsize=9)

@@ -9,8 +9,9 @@ import re
 import numpy as np
 import pytest
 from made_up_study import DOSES, PRIMARY, STREAMS, a_study, a_unit, record
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from common import power, study_report
+from common import power, study_figures, study_report
 from common.errors import Refusal, UserError
 from common.study_report import Question, Study
 
@@ -209,6 +210,45 @@ def test_a_lead_of_two_generations_is_recovered():
     print(f"median {np.mean(medians):.2f}, coverage {np.mean(covered):.3f}")
     assert np.mean(medians) == pytest.approx(2, abs=0.2)
     assert np.mean(covered) >= 0.95 - 2 * (0.05 * 0.95 / 150) ** 0.5
+
+
+@pytest.mark.parametrize("arms", [["full"], ["dose10", "dose25", "dose50", "full"]])
+def test_no_text_of_a_figure_is_cut_off(tmp_path, arms):
+    """With the longest names that streams have."""
+    names = {
+        "log posterior variance, 20 largest t=100 at samples": -1,
+        "log tangent variance, 20 directions t=100 at samples": -1,
+        "over-confidence, 20 directions t=100 at samples": 1,
+        FID: 1,
+        "recall": -1,
+        LOSS: 1,
+    }
+    for arm in ("control", *arms):
+        for seed in range(3):
+            values = np.random.default_rng([seed, *arm.encode()]).standard_normal((G, len(names)))
+            a_unit(tmp_path, arm, seed, values + 9 * (arm != "control"), names)
+    question = Question(next(iter(names)), FID, LOSS, ALPHA, G)
+    study = study_report.read(tmp_path, question, "test")
+    null, judged = power.judge(study.controls, study.arms, ALPHA, study.direction, resamples=50)
+    leads = study_report.results(study, question, null, judged)["leads"]
+    for figure in (
+        study_figures.power_curves(study, question, judged),
+        study_figures.dose_response(study, question, judged),
+        study_figures.leads(study, question, judged, study_report._plain(leads)),
+    ):
+        FigureCanvasAgg(figure).draw()
+        canvas = figure.bbox
+        texts = [text for legend in figure.legends for text in legend.get_texts()]
+        texts += [figure.suptitle(figure.get_suptitle())] if figure.get_suptitle() else []
+        for axes in figure.axes:
+            texts += [axes.title, axes.xaxis.label, axes.yaxis.label]
+        texts += figure.axes[0].get_yticklabels() if not figure.legends else []
+        texts = [text for text in texts if text.get_text()]
+        assert len(texts) >= 5
+        for text in texts:
+            box = text.get_window_extent()
+            inside = (canvas.x0 <= box.x0, box.x1 <= canvas.x1, canvas.y0 <= box.y0)
+            assert all(inside) and box.y1 <= canvas.y1, text.get_text()
 
 
 # Units that do not belong together
