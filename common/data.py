@@ -10,7 +10,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torchvision.datasets import MNIST
 
-from common.errors import UserError
+from common.machine import storage
+from common.machine.errors import UserError
 
 N_TEST_DIGITS = 297
 
@@ -141,3 +142,8 @@ def batches(data, batch_size, generator):
     for index in order.split(batch_size):
         # index_select copies whole images, where indexing copies byte by byte.
         yield data.images.index_select(0, index) / 255, data.labels.index_select(0, index)
+
+
+def fingerprint(data):
+    """A hash of LabelledImages' content."""
+    return storage.digest(*(part.numpy().tobytes() for part in data))

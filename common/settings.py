@@ -19,26 +19,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from common import recipes
+from common.metrics import PRDC_K
+from common.spectrum import WATCHED
 
 ROOT = Path(__file__).resolve().parents[1]
-PRDC_K = 5  # nearest neighbours of precision, recall, density and coverage
-
-# Statistics of the spectrum that detection watches. Trace and degrees of freedom are linear in the
-# posterior variance: watching them too would add nothing.
-WATCHED = (
-    "posterior_variance",
-    "effective_rank",
-    "stable_rank",
-    "sigma_norm",
-    "log_energy",
-    "asymmetry",
-    "log_posterior_20",
-    "free_directions",
-    "log_singular_20",
-    "log_singular_60",
-    "tangent_variance_10",
-    "tangent_variance_20",
-)
 
 
 def _whole(least):

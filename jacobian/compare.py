@@ -14,10 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import comparison, settings
+from common import spectrum
 
 runs = ["../FullSynthetic/DDPM-MNIST/data/diffusion_outputs10/"]  # folders with spectra_w{w}.npz
 w = 0  # guidance weight of the runs
 
 if __name__ == "__main__":
-    comparison.main(settings.from_script(globals()))
+    spectrum.comparison(globals())

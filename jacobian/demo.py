@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common import demo_figure
+from common.detect import summary
 
 FOLDER = ROOT / "jacobian" / "demo"
 FROM_LOOP = "../../jacobian/demo"  # the same, relative to main.py
@@ -78,7 +78,7 @@ def main():
         for work in made:
             work.result()
     run(f"jacobian/detect.py --runs demo --controls {' '.join(CONTROLS)}")
-    path, said = demo_figure.save(FOLDER, [FOLDER.parent / folder for folder in CONTROLS])
+    path, said = summary.save(FOLDER, [FOLDER.parent / folder for folder in CONTROLS])
     minutes = (time.monotonic() - started) / 60
     print(f"\n{said}\n\nThe demo took {minutes:.1f} minutes. Open {path}")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import detection, settings
+from common import detect
 
 runs = ["../FullSynthetic/DDPM-MNIST/data/diffusion_outputs10/"]  # folders of the loops to judge
 controls = []  # folders, or files of a study, of two or more control loops of the same recipe
@@ -27,4 +27,4 @@ alpha = 0.05  # the fraction of loops without change that may alarm, in each str
 seed = 0  # of the bootstrap over loops
 
 if __name__ == "__main__":
-    detection.main(settings.from_script(globals()))
+    detect.detection(globals())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import anchors, settings
+from common import spectrum
 
 # Which checkpoints
 run_dir = "../FullSynthetic/DDPM-MNIST/data/diffusion_outputs10/"  # folder of a run
@@ -29,4 +29,4 @@ timesteps = [50, 100, 250, 400]  # of n_T = 500; scaled to the model's n_T
 seed = 0  # of anchors and noise: the same for all runs to be compared
 
 if __name__ == "__main__":
-    anchors.main(settings.from_script(globals()))
+    spectrum.spectra(globals())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import settings, study
+from common import study
 
 # What runs
 name = "digits"  # the study's name: a folder in output_dir
@@ -50,4 +50,4 @@ primary_t = 50  # its timestep, of n_T = 500
 alpha = 0.05  # the fraction of loops without change that may alarm, in each stream
 
 if __name__ == "__main__":
-    study.main(settings.from_script(globals()))
+    study.main(globals())

@@ -15,7 +15,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import evaluation, plots, sample, spectrum, stages, storage, train
+from common.loop import stages
+from common.machine import storage
+from common.metrics import evaluation
+from common.model import sample, train
+from common.run import plots
+from common.spectrum import jacobian
 
 fatal, log = int(sys.argv[1]), open(sys.argv[2], "a", encoding="utf-8")  # noqa: SIM115
 count = 0
@@ -57,7 +62,7 @@ def write(whole, path, content):
 
 train.batches = functools.partial(epochs, train.batches)
 sample.ddpm_chain = announced(sample.ddpm_chain, "chain")
-spectrum.jacobian = announced(spectrum.jacobian, "Jacobian")
+jacobian.jacobian = announced(jacobian.jacobian, "Jacobian")
 evaluation.extract_mnist_features = announced(evaluation.extract_mnist_features, "features")
 plots.tsne = announced(plots.tsne, "t-SNE")
 storage._replace = functools.partial(write, storage._replace)

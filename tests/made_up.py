@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from common import storage
-from common.run import Run
+from common.machine import storage
+from common.run.folder import Run
 
 D, A, TIMES = 20, 10, [10, 40]  # eigenvalues, anchors, timesteps of a made-up run
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from common import storage
+from common.machine import storage
 
 STREAMS = {  # direction
     "log FID": 1,

@@ -9,12 +9,13 @@ import torch
 from sklearn.decomposition import PCA
 from tiny import ROOT, constants_of, copied, run_script
 
-from common import anchors, posterior, spectrum, storage
 from common.data import LabelledImages, load_real
-from common.ddpm import DDPM
-from common.run import Run, load_ddpm, save_images
+from common.machine import storage
+from common.model.ddpm import DDPM
+from common.model.unet import ContextUnet
+from common.run.folder import Run, load_ddpm, save_images
 from common.seeds import INITIAL, Seeds
-from common.unet import ContextUnet
+from common.spectrum import jacobian, measure, posterior
 
 SCRIPT = ROOT / "jacobian" / "spectra.py"
 OPTIONS = {"dataset": "digits", "n_anchors": 10, "timesteps": [400]}
@@ -38,15 +39,15 @@ def a_run(folder, generations=(INITIAL, 0)):
     return folder
 
 
-def measure(folder, **changes):
-    anchors.main(constants_of(SCRIPT, **{**OPTIONS, "run_dir": folder, **changes}))
-    return anchors.load(folder / "spectra_w0.npz")
+def spectra_of(folder, **changes):
+    measure.main(constants_of(SCRIPT, **{**OPTIONS, "run_dir": folder, **changes}))
+    return measure.load(folder / "spectra_w0.npz")
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = a_run(tmp_path_factory.mktemp("run"))
-    return folder, measure(folder)
+    return folder, spectra_of(folder)
 
 
 def test_the_file_holds_what_it_promises(measured):
@@ -57,7 +58,7 @@ def test_the_file_holds_what_it_promises(measured):
     assert arrays["leading_vectors"].shape == (2, 1, 10, 3, 784)
     assert arrays["denoising_loss"].shape == (2, 1)
     assert all(arrays[name].shape == (2, 1, 10) for name in posterior.STATISTICS)
-    assert all(arrays[name].shape == (2, 1, anchors.N_TANGENT) for name in posterior.TANGENT)
+    assert all(arrays[name].shape == (2, 1, measure.N_TANGENT) for name in posterior.TANGENT)
     assert arrays["generations"].tolist() == [INITIAL, 0]
     assert arrays["t"].tolist() == [16]  # 400 of 500, at n_T = 20
     assert arrays["checkpoint_names"].tolist() == ["model_initial.pth", "model_0_w0.pth"]
@@ -73,7 +74,7 @@ def test_anchors_are_noised_test_images_of_every_class_with_their_own_labels(mea
     folder, arrays = measured
     test = load_real("digits", train=False)
     assert sorted(arrays["anchor_labels"].tolist()) == list(range(10))
-    chosen = anchors.select(TEST, 0, 10)
+    chosen = measure.select(TEST, 0, 10)
     for a in (0, 7):
         i = int(arrays["anchor_index"][a])
         assert arrays["anchor_labels"][a] == test.labels[i]
@@ -97,7 +98,7 @@ def test_tangent_statistics_are_those_of_a_dense_jacobian_and_the_classes_direct
     scikit-learn's PCA of the real training images of its class."""
     folder, arrays = measured
     ddpm, t = load_ddpm(folder / "model_0_w0.pth").double(), 16
-    held_out, h = anchors.select(TEST, 0, 200, skip=10), 7
+    held_out, h = measure.select(TEST, 0, 200, skip=10), 7
     c, eps = held_out.labels[h : h + 1], held_out.noise(t)[h].double()
     real = load_real("digits")
     pixels = real.images[real.labels == c].double().flatten(1).numpy()
@@ -114,10 +115,10 @@ def test_tangent_statistics_are_those_of_a_dense_jacobian_and_the_classes_direct
         residual = float((v[:k] @ error).square().sum())
         assert arrays[f"tangent_residual_{k}"][1, 0, h] == pytest.approx(residual, rel=1e-3)
     logs = np.log(arrays["tangent_variance_20"][1, 0])
-    statistics = anchors.statistics(arrays)
+    statistics = measure.statistics(arrays)
     np.testing.assert_allclose(statistics["tangent_variance_20"][1, 0], logs)
     ratio = arrays["tangent_residual_20"][1, 0].sum() / arrays["tangent_variance_20"][1, 0].sum()
-    assert anchors.overconfidence(arrays)["overconfidence_20"][1, 0] == pytest.approx(np.log(ratio))
+    assert measure.overconfidence(arrays)["overconfidence_20"][1, 0] == pytest.approx(np.log(ratio))
 
 
 def test_samples_of_the_initial_model_can_be_anchors_without_any_real_image(
@@ -132,50 +133,50 @@ def test_samples_of_the_initial_model_can_be_anchors_without_any_real_image(
     def no_real_images(*arguments, **options):
         raise AssertionError("real images were read")
 
-    monkeypatch.setattr(anchors, "load_real", no_real_images)
+    monkeypatch.setattr(measure, "load_real", no_real_images)
     changes = {**OPTIONS, "run_dir": folder, "anchors_from": "samples"}
-    anchors.main(constants_of(SCRIPT, **changes))
+    measure.main(constants_of(SCRIPT, **changes))
     assert "measured at samples of the initial model" in capsys.readouterr().out
-    arrays = anchors.load(folder / "spectra_of_samples_w0.npz")
+    arrays = measure.load(folder / "spectra_of_samples_w0.npz")
     assert str(arrays["anchors_from"]) == "samples"
-    expected = anchors.select(samples, 0, 10)
+    expected = measure.select(samples, 0, 10)
     assert arrays["anchor_index"].tolist() == expected.index.tolist()
     ddpm, t = load_ddpm(folder / "model_0_w0.pth"), 16
     x_t = arrays["alphabar"][0] ** 0.5 * expected.x_0[3] + arrays["sigma"][0] * expected.noise(t)[3]
     at = x_t[None].float(), torch.tensor([t]), expected.labels[3:4]
-    J = spectrum.jacobian(ddpm.eps, *at)
-    assert arrays["trace"][0, 0, 3] == pytest.approx(spectrum.trace(J)[0], rel=1e-3, abs=1e-3)
+    J = jacobian.jacobian(ddpm.eps, *at)
+    assert arrays["trace"][0, 0, 3] == pytest.approx(jacobian.trace(J)[0], rel=1e-3, abs=1e-3)
 
 
 def test_a_file_of_an_earlier_version_that_measured_less_is_kept_and_made_again(
     measured, tmp_path, capsys
 ):
     folder = copied(measured[0], tmp_path / "run")
-    arrays = anchors.load(folder / "spectra_w0.npz")
+    arrays = measure.load(folder / "spectra_w0.npz")
     del arrays["free_directions"]
     storage.save_arrays(arrays, folder / "spectra_w0.npz")
-    after = measure(folder)
+    after = spectra_of(folder)
     assert "kept as spectra_w0_earlier.npz, all checkpoints" in capsys.readouterr().out
     np.testing.assert_array_equal(after["free_directions"], measured[1]["free_directions"])
-    assert "free_directions" not in anchors.load(folder / "spectra_w0_earlier.npz")
+    assert "free_directions" not in measure.load(folder / "spectra_w0_earlier.npz")
 
 
 def test_noise_depends_on_image_and_time_and_on_nothing_else():
-    few, many = anchors.select(TEST, 0, 10), anchors.select(TEST, 0, 20)
+    few, many = measure.select(TEST, 0, 10), measure.select(TEST, 0, 20)
     assert torch.equal(few.index, many.index[:10])
     assert torch.equal(few.noise(5), many.noise(5)[:10])
     assert not torch.equal(few.noise(5), few.noise(6))
     assert not torch.equal(few.noise(5)[0], few.noise(5)[1])
-    other = anchors.select(TEST, 1, 10)
+    other = measure.select(TEST, 1, 10)
     assert not torch.equal(few.index, other.index)
-    held_out = anchors.select(TEST, 0, 200, skip=10)
+    held_out = measure.select(TEST, 0, 200, skip=10)
     assert not set(held_out.index.tolist()) & set(few.index.tolist())
 
 
 def test_stopping_and_continuing_gives_the_same_file(measured, tmp_path, monkeypatch):
     folder, _ = measured
     stopped = a_run(tmp_path)
-    original, calls = spectrum.jacobian, []
+    original, calls = jacobian.jacobian, []
 
     def stops_in_the_second_generation(*arguments):
         calls.append(1)
@@ -183,33 +184,33 @@ def test_stopping_and_continuing_gives_the_same_file(measured, tmp_path, monkeyp
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(spectrum, "jacobian", stops_in_the_second_generation)
+    monkeypatch.setattr(jacobian, "jacobian", stops_in_the_second_generation)
     with pytest.raises(SystemExit):
-        measure(stopped)
-    assert anchors.load(stopped / "spectra_w0.npz")["generations"].tolist() == [INITIAL]
-    measure(stopped)
+        spectra_of(stopped)
+    assert measure.load(stopped / "spectra_w0.npz")["generations"].tolist() == [INITIAL]
+    spectra_of(stopped)
     assert len(calls) == 15 + 10  # the first generation's 10 Jacobians were not repeated
     assert storage.sha256(stopped / "spectra_w0.npz") == storage.sha256(folder / "spectra_w0.npz")
 
 
 def test_results_do_not_depend_on_other_generations(measured, tmp_path):
     _, arrays = measured
-    alone = measure(a_run(tmp_path, [0]))
-    for name in anchors.PER_GENERATION:
+    alone = spectra_of(a_run(tmp_path, [0]))
+    for name in measure.PER_GENERATION:
         np.testing.assert_array_equal(alone[name][0], arrays[name][1])
 
 
 def test_a_changed_checkpoint_is_measured_again_and_the_others_are_not(measured, tmp_path, capsys):
     folder = copied(measured[0], tmp_path / "run")
     storage.save(model(9).state_dict(), folder / "model_0_w0.pth")
-    after = measure(folder)
+    after = spectra_of(folder)
     assert "1 of 2 checkpoints measured" in capsys.readouterr().out
     np.testing.assert_array_equal(measured[1]["eigenvalues"][0], after["eigenvalues"][0])
     assert not np.allclose(measured[1]["eigenvalues"][1], after["eigenvalues"][1])
 
 
 def test_nothing_left_to_measure_is_said(measured, capsys):
-    measure(measured[0])
+    spectra_of(measured[0])
     assert "nothing to measure: all 2 checkpoints were measured before" in capsys.readouterr().out
 
 
@@ -217,8 +218,8 @@ def test_the_dataset_is_that_of_the_runs_record(tmp_path, capsys):
     """And is kept in the file, with the seed and the number of images of the denoising loss."""
     folder = a_run(tmp_path, [0])
     storage.save_json({"constants": {"dataset": "digits"}}, folder / "run_w0.json")
-    arrays = measure(folder, dataset="mnist")
-    expected = anchors.select(TEST, 0, 10).index.tolist()
+    arrays = spectra_of(folder, dataset="mnist")
+    expected = measure.select(TEST, 0, 10).index.tolist()
     assert arrays["anchor_index"].tolist() == expected
     assert (str(arrays["dataset"]), int(arrays["seed"]), int(arrays["n_held_out"])) == (
         "digits",
@@ -232,17 +233,17 @@ def test_the_dataset_is_that_of_the_runs_record(tmp_path, capsys):
 def test_too_many_anchors_are_named_as_given(tmp_path):
     message = r"n_anchors = 100 and 200 images for the denoising loss: 300 images are needed"
     with pytest.raises(SystemExit, match=message):
-        measure(a_run(tmp_path, [0]), n_anchors=100)
+        spectra_of(a_run(tmp_path, [0]), n_anchors=100)
 
 
 def test_a_file_of_before_the_dataset_was_kept_continues(measured, tmp_path):
     folder = copied(measured[0], tmp_path / "run")
-    arrays = anchors.load(folder / "spectra_w0.npz")
+    arrays = measure.load(folder / "spectra_w0.npz")
     for name in ("dataset", "n_held_out"):
         del arrays[name]
     storage.save_arrays(arrays, folder / "spectra_w0.npz")
     storage.save(model(9).state_dict(), folder / "model_1_w0.pth")
-    after = measure(folder)
+    after = spectra_of(folder)
     assert after["generations"].tolist() == [INITIAL, 0, 1] and str(after["dataset"]) == "digits"
     np.testing.assert_array_equal(after["eigenvalues"][:2], arrays["eigenvalues"])
 
@@ -250,35 +251,35 @@ def test_a_file_of_before_the_dataset_was_kept_continues(measured, tmp_path):
 def test_other_anchors_in_the_same_file_are_refused(measured):
     folder, _ = measured
     with pytest.raises(SystemExit, match=r"spectra_w0.npz has other anchor_index"):
-        measure(folder, seed=1)
+        spectra_of(folder, seed=1)
 
 
 def test_a_folder_made_by_other_code_is_enough(tmp_path):
     """Checkpoints alone, of another n_feat and n_T, without records; read from their shapes."""
     ddpm = DDPM(ContextUnet(1, 16), (1e-4, 0.02), 500)
     torch.save(ddpm.state_dict(), tmp_path / "model_0_w0.25.pth")
-    assert anchors.checkpoints(tmp_path, 0.25) == {0: tmp_path / "model_0_w0.25.pth"}
+    assert measure.checkpoints(tmp_path, 0.25) == {0: tmp_path / "model_0_w0.25.pth"}
     done = run_script(
         SCRIPT, run_dir=tmp_path, w=0.25, dataset="digits", n_anchors=10, timesteps=[250]
     )
     assert done.returncode == 0, done.stderr
-    assert anchors.load(tmp_path / "spectra_w0.25.npz")["t"].tolist() == [250]
+    assert measure.load(tmp_path / "spectra_w0.25.npz")["t"].tolist() == [250]
 
 
 def test_a_checkpoint_of_another_schedule_is_refused(tmp_path):
     a_run(tmp_path, [0])
     storage.save(DDPM(ContextUnet(1, 8), (1e-4, 0.2), 20).state_dict(), Run(tmp_path, 0).model(1))
     with pytest.raises(SystemExit, match=r"model_1_w0.pth has another schedule"):
-        measure(tmp_path)
+        spectra_of(tmp_path)
 
 
 def test_timesteps_are_scaled_and_may_not_fall_together():
-    assert anchors.scaled([50, 100, 250, 400], 500) == [50, 100, 250, 400]
-    assert anchors.scaled([50, 100, 250, 400], 50) == [5, 10, 25, 40]
-    with pytest.raises(anchors.UserError, match="fall together"):
-        anchors.scaled([50, 51], 100)
+    assert measure.scaled([50, 100, 250, 400], 500) == [50, 100, 250, 400]
+    assert measure.scaled([50, 100, 250, 400], 50) == [5, 10, 25, 40]
+    with pytest.raises(measure.UserError, match="fall together"):
+        measure.scaled([50, 51], 100)
 
 
 def test_missing_checkpoints_are_named(tmp_path):
     with pytest.raises(SystemExit, match=re.escape(f"no model_0_w0.pth in {tmp_path}")):
-        measure(tmp_path)
+        spectra_of(tmp_path)

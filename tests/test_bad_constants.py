@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny import FULL, ROOT, constants_of
 
 from common import settings
-from common.ddpm import ddpm_schedules
+from common.model.ddpm import ddpm_schedules
 
 FRESH = ROOT / "Fresh" / "MNIST-DDPM"
 AUGMENTED = ROOT / "AugmentedSynthetic" / "DDPM-MNIST"

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny import ROOT
 
-from common.fid import calculate_frechet_distance, feature_statistics
-from common.prdc import compute_prdc_slice
-from common.sample import balanced_labels, ddpm_chain, fast_eps
+from common.metrics.fid import calculate_frechet_distance, feature_statistics
+from common.metrics.prdc import compute_prdc_slice
+from common.model.sample import balanced_labels, ddpm_chain, fast_eps
 
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 import speed

@@ -11,7 +11,8 @@ from made_up import a_loop
 from scipy.stats import wasserstein_distance
 from tiny import ROOT, constants_of
 
-from common import comparison, settings
+from common import settings
+from common.spectrum import compare
 
 SCRIPT = ROOT / "jacobian" / "compare.py"
 
@@ -20,7 +21,7 @@ SCRIPT = ROOT / "jacobian" / "compare.py"
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     folders = [a_loop(root / f"run{seed}", seed, n=3, shift_at=1) for seed in (1, 2)]
-    comparison.main(constants_of(SCRIPT, runs=folders))
+    compare.main(constants_of(SCRIPT, runs=folders))
     return folders
 
 
@@ -56,7 +57,7 @@ def test_every_promised_figure_is_written(runs):
 
 def test_a_run_without_spectra_is_named_with_the_remedy(tmp_path):
     with pytest.raises(SystemExit, match=r"spectra_w0.npz is missing in .*run jacobian/spectra.py"):
-        comparison.main(constants_of(SCRIPT, runs=[tmp_path]))
+        compare.main(constants_of(SCRIPT, runs=[tmp_path]))
 
 
 def test_the_demo_gives_its_scripts_constants_that_they_take(monkeypatch, capsys):

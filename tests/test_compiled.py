@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_sample import sample, small_ddpm, stopped_and_continued
 
-from common import compiled
+from common.model import compiled
 
 compiles = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
@@ -83,7 +83,7 @@ def test_a_job_has_as_many_passes_as_it_will_make(tmp_path, monkeypatch, how, n_
         seen.append(n_passes)
         return lambda *given: seen.append(rows) or network.predicted(*given)
 
-    monkeypatch.setattr("common.sample.compiled_predicted", counted)
+    monkeypatch.setattr("common.model.sample.compiled_predicted", counted)
     sample(small_ddpm(), 50, tmp_path, **how)
     assert seen == [n_passes] + [25] * n_passes
 

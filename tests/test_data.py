@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from common import data
 from common.data import LabelledImages
-from common.errors import UserError
+from common.machine.errors import UserError
 
 SIZES = {("mnist", True): 60_000, ("mnist", False): 10_000}
 SIZES |= {("digits", True): 1500, ("digits", False): 297}

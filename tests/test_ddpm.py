@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
-from common.ddpm import DDPM, ddpm_schedules
+from common.model.ddpm import DDPM, ddpm_schedules
+from common.model.unet import ContextUnet
 from common.seeds import Seeds
-from common.unet import ContextUnet
 
 BETAS = (1e-4, 0.02)
 

@@ -8,10 +8,11 @@ import pytest
 from made_up import a_loop
 from tiny import ROOT, constants_of, copied
 
-from common import detection, onset, spectrum_plots, streams
-from common.errors import UserError
-from common.run import Run
+from common.detect import onset, streams, verdict
+from common.machine.errors import UserError
+from common.run.folder import Run
 from common.seeds import INITIAL
+from common.spectrum import figures
 
 SCRIPT = ROOT / "jacobian" / "detect.py"
 
@@ -24,7 +25,7 @@ def controls(tmp_path_factory):
 
 def detect(runs, controls=(), **changes):
     changes = {"primary": "posterior_variance", "primary_t": 100, **changes}
-    detection.main(constants_of(SCRIPT, runs=runs, controls=list(controls), **changes))
+    verdict.main(constants_of(SCRIPT, runs=runs, controls=list(controls), **changes))
     return strict_json(runs[0] / "onset_w0.json")
 
 
@@ -231,7 +232,7 @@ def test_the_figure_draws_every_timestep_and_the_thresholds(tmp_path):
     directions = [streams.direction(name) for name in loop.names]
     calibration = onset.calibrate([c.values for c in loaded], 4, 0.05, directions)
     primary = "posterior variance t=40"
-    figure = spectrum_plots.onsets([loop], loaded, calibration, primary)
+    figure = figures.onsets([loop], loaded, calibration, primary)
     panels = {axes.get_title().split(" (")[0]: axes for axes in figure.axes}
     z = calibration.z(loop.values)
     for kind in ("posterior variance", "effective rank", "log denoising loss"):
@@ -248,7 +249,7 @@ def test_the_figure_draws_every_timestep_and_the_thresholds(tmp_path):
     assert heights("log FID") == pytest.approx([one_sided])
     assert heights("recall") == pytest.approx([-one_sided])
     assert heights("asymmetry") == pytest.approx([-two_sided, two_sided])
-    figure = spectrum_plots.onsets([loop], [], None, primary)
+    figure = figures.onsets([loop], [], None, primary)
     assert len([ax for ax in figure.axes if ax.get_title().startswith("posterior")][0].lines) == 7
 
 

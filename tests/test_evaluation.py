@@ -6,10 +6,10 @@ import torch
 from prdc import compute_prdc
 from tiny import feature_network
 
-from common import evaluation, lenet
 from common.data import LabelledImages, load_real
-from common.fid import calculate_frechet_distance, feature_statistics
-from common.prdc import nearest_radii
+from common.metrics import evaluation, lenet
+from common.metrics.fid import calculate_frechet_distance, feature_statistics
+from common.metrics.prdc import nearest_radii
 
 
 @pytest.fixture(scope="module")

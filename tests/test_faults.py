@@ -25,17 +25,21 @@ from tiny import (
     run_script,
 )
 
-from common import anchors, evaluation, loop, stages, storage, train
 from common.data import load_real
-from common.errors import UserError
-from common.run import Run, load_ddpm
+from common.loop import loop, stages
+from common.machine import storage
+from common.machine.errors import UserError
+from common.metrics import evaluation
+from common.model import train
+from common.run.folder import Run, load_ddpm
+from common.spectrum import measure
 
 SPECTRA = ROOT / "jacobian" / "spectra.py"
 TINY_SPECTRA = {"dataset": "digits", "n_anchors": 10, "timesteps": [400]}
 
 
 def spectra(folder):
-    anchors.main(constants_of(SPECTRA, **TINY_SPECTRA, run_dir=Path(folder)))
+    measure.main(constants_of(SPECTRA, **TINY_SPECTRA, run_dir=Path(folder)))
 
 
 # Stopped
@@ -334,7 +338,7 @@ def test_the_number_of_threads_changes_results_by_rounding_only(finished, tmp_pa
         [float(r["loss"]) for r in storage.load_rows(Run(f, 0).losses(0))] for f in (once, twice)
     )
     assert ours == pytest.approx(theirs, rel=1e-4)
-    a, b = (anchors.load(folder / "spectra_w0.npz")["eigenvalues"] for folder in (once, twice))
+    a, b = (measure.load(folder / "spectra_w0.npz")["eigenvalues"] for folder in (once, twice))
     np.testing.assert_allclose(a[0, ..., :300], b[0, ..., :300], rtol=1e-4)  # of one same model
     same = storage.load(finished / "model_0_w0.pth")
     storage.save(same, twice / "model_0_w0.pth")  # the other sampling: of one same model too

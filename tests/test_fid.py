@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from common.fid import BLOCK, calculate_frechet_distance, feature_statistics
+from common.metrics.fid import BLOCK, calculate_frechet_distance, feature_statistics
 
 
 def rng(seed=0):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common import lenet
 from common.data import load_real
-from common.lenet import LeNet
+from common.metrics import lenet
+from common.metrics.lenet import LeNet
 from common.seeds import Seeds
 
 SHAPES = {

@@ -24,14 +24,20 @@ from tiny import (
     run_script,
 )
 
-from common import anchors, data, evaluation, loop, run, sample, stages, storage, streams, train
+from common import data
 from common.data import load_real
-from common.errors import UserError
-from common.fid import calculate_frechet_distance, feature_statistics
-from common.lenet import accuracy, extract_mnist_features
-from common.run import Run, load_images, load_lenet
-from common.sample import generate_samples
+from common.detect import streams
+from common.loop import loop, scenarios, stages
+from common.machine import storage
+from common.machine.errors import UserError
+from common.metrics import evaluation
+from common.metrics.fid import calculate_frechet_distance, feature_statistics
+from common.metrics.lenet import accuracy, extract_mnist_features
+from common.model import sample, train
+from common.model.sample import generate_samples
+from common.run.folder import Run, guidance_weights, load_ddpm, load_images, load_lenet
 from common.seeds import INITIAL, Seeds
+from common.spectrum import measure
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +101,7 @@ def test_the_saved_models_are_the_ones_that_were_sampled(finished, tmp_path):
     constants = {"max_c": 30, "save_every": 1e9, "partial_path": tmp_path / "part", "name": "test"}
     for generation in (INITIAL, 0, 1):
         files = Run(finished, 0)
-        ddpm = run.load_ddpm(files.model(generation))
+        ddpm = load_ddpm(files.model(generation))
         scenario = "FullSynthetic"
         seeds = Seeds(0, scenario, 0, generation)
         for n, paths, stage in (
@@ -112,7 +118,7 @@ def test_the_constants_choose_the_sampler(initial, tmp_path):
     main(folder, generation_number=1, **chosen)
     files, constants = Run(folder, 0), {"max_c": 30, "save_every": 1e9, "name": "test", **chosen}
     data = generate_samples(
-        run.load_ddpm(files.model(0)),
+        load_ddpm(files.model(0)),
         TINY_MAIN["N_eval"],
         0,
         seeds=Seeds(0, "FullSynthetic", 0, 0),
@@ -120,18 +126,18 @@ def test_the_constants_choose_the_sampler(initial, tmp_path):
         partial_path=tmp_path / "part",
         **constants,
     )
-    assert torch.equal(data.images, run.load_images(files.evaluation(0)).images)
+    assert torch.equal(data.images, load_images(files.evaluation(0)).images)
 
 
 def test_metrics_belong_to_their_own_generation(finished):
     """FID of row g, computed again from model g's evaluation samples, N_eval of them for each g."""
     files = Run(finished, 0)
-    lenet = run.load_lenet(files.prmodel)
+    lenet = load_lenet(files.prmodel)
     real = feature_statistics(extract_mnist_features(load_real("digits").images, lenet))
     rows = files.metrics()
     assert [row["generation"] for row in rows] == [INITIAL, 0, 1]
     for row in rows:
-        images, _ = run.load_images(files.evaluation(row["generation"]))
+        images, _ = load_images(files.evaluation(row["generation"]))
         assert row["N_eval"] == len(images) == TINY_MAIN["N_eval"]
         fid = calculate_frechet_distance(
             *feature_statistics(extract_mnist_features(images, lenet)), *real
@@ -306,11 +312,11 @@ def test_init_from_previous_continues_the_weights(initial, finished, tmp_path):
 
 def test_every_generation_trains_on_the_samples_of_the_one_before(finished):
     real, files = load_real("digits"), Run(finished, 0)
-    training_set = loop.training_set_of(FOLDER)
+    training_set = scenarios.training_set_of(FOLDER)
     constants = type("Constants", (), {"control": False, "N_real": 60000, "N_next": 70})
 
     def synthetic(generation):
-        return run.load_images(files.samples(generation))
+        return load_images(files.samples(generation))
 
     assert training_set(INITIAL, real, None, constants, Seeds(0, "tests")) is real
     for generation in (0, 1):
@@ -335,17 +341,17 @@ def test_a_control_loop_trains_on_real_images_in_a_folder_of_its_own(initial, tm
     chosen = []
     for generation in (0, 1):
         seeds = Seeds(3, "FullSynthetic control", 0, generation)
-        data = loop.training_set_of(FOLDER)(generation, real, None, constants, seeds)
+        data = scenarios.training_set_of(FOLDER)(generation, real, None, constants, seeds)
         assert torch.bincount(data.labels).tolist() == [7] * 10
         assert all(image.numpy().tobytes() in keys for image in data.images)
         chosen.append(data.images)
     assert not torch.equal(*chosen)
     constants.N_next = 1495  # more than ten times the smallest class
-    data = loop.training_set_of(FOLDER)(0, real, None, constants, Seeds(0, "x"))
+    data = scenarios.training_set_of(FOLDER)(0, real, None, constants, Seeds(0, "x"))
     assert len({image.numpy().tobytes() for image in data.images}) == 1495
     constants.N_next = 1501
     with pytest.raises(UserError, match=r"needs 1,501 real images .* no more than 1,500"):
-        loop.training_set_of(FOLDER)(0, real, None, constants, Seeds(0, "x"))
+        scenarios.training_set_of(FOLDER)(0, real, None, constants, Seeds(0, "x"))
 
 
 def test_tiny_overrides_are_constants_of_the_scripts():
@@ -376,7 +382,7 @@ def test_a_control_is_made_once_and_is_the_same_whatever_the_weights(initial, tm
     control = {"generation_number": 1, "control": True}
     changes = {**TINY_MAIN, **control, "Wall": [1.5, 2], "seed": 4}
     constants = constants_of(FOLDER / "mainall.py", **changes, save_dir=folder)
-    loop.mainall(loop.training_set_of(FOLDER), constants)
+    loop.mainall(constants)
     found = hashes(folder / "control_seed4")
     assert "model_0_w0.pth" in found and not [name for name in found if "w1.5" in name]
     main(folder, **control, w=1.5, seed=4)  # is there already
@@ -393,7 +399,7 @@ def test_what_grows_has_no_control(tmp_path):
         folder / "main.py", **changes, control=True, accumulate=True, save_dir=tmp_path
     )
     with pytest.raises(SystemExit, match="accumulate = True has no control"):
-        loop.main(loop.training_set_of(folder), constants)
+        loop.main(constants)
 
 
 def test_controls_that_start_together_do_not_collide(initial, tmp_path):
@@ -430,10 +436,10 @@ def test_guided_samples_are_measured_beside_the_unguided_ones(initial, tmp_path)
     initialmain(folder, Wall=[0, 1])
     main(folder, w=1, generation_number=1)
     files = Run(folder, 1)
-    lenet = run.load_lenet(files.prmodel)
+    lenet = load_lenet(files.prmodel)
     real = feature_statistics(extract_mnist_features(load_real("digits").images, lenet))
     for row in files.metrics():
-        guided = run.load_images(files.samples(row["generation"])).subset(slice(45))
+        guided = load_images(files.samples(row["generation"])).subset(slice(45))
         assert row["N_guided"] == row["N_eval"] == 45
         fid = calculate_frechet_distance(
             *feature_statistics(extract_mnist_features(guided.images, lenet)), *real
@@ -559,7 +565,7 @@ def test_samples_that_are_made_again_are_measured_again(finished, tmp_path, monk
 
 def spectra(folder, **changes):
     measured = {"n_anchors": 10, "timesteps": [400], "run_dir": folder, **changes}
-    anchors.main(constants_of(ROOT / "jacobian" / "spectra.py", **measured))
+    measure.main(constants_of(ROOT / "jacobian" / "spectra.py", **measured))
 
 
 def test_rows_of_an_earlier_version_that_measured_less_are_made_again(finished, tmp_path):
@@ -713,11 +719,11 @@ def test_other_files_in_the_folder_do_not_end_mainall(finished, tmp_path):
     (folder / "metrics_w0_old.csv").write_text("generation\n", encoding="utf-8")
     (folder / "run_w0_old.json").write_text("{}", encoding="utf-8")
     constants = constants_of(FOLDER / "mainall.py", **TINY_MAIN, Wall=[0], save_dir=folder)
-    loop.mainall(loop.training_set_of(FOLDER), constants)
+    loop.mainall(constants)
     assert (folder / "weights.png").exists()
 
 
 def test_every_weight_of_a_folder_is_found_by_its_record(tmp_path):
     for w in (0, 0.25, 2, 1e-9, 1e22):
         storage.save_json({}, Run(tmp_path, w).table("run", "json"))
-    assert run.weights(tmp_path) == [0, 1e-9, 0.25, 2, 1e22]
+    assert guidance_weights(tmp_path) == [0, 1e-9, 0.25, 2, 1e22]

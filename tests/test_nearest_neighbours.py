@@ -7,7 +7,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from scipy.special import digamma
 
-from common.nearest_neighbours import distance_to_training, entropy
+from common.metrics.neighbours import distance_to_training, entropy
 
 
 def rng(seed=0):

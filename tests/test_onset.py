@@ -1,4 +1,4 @@
-"""common/onset.py against closed forms, plain loops, counted orders and simulated nulls."""
+"""common/detect/onset.py against closed forms, plain loops, counted orders and simulated nulls."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from common import onset
+from common.detect import onset
 
 ALPHA = 0.05
 DIRECTION = np.array([1] * 3 + [-1] * 5 + [0] * 4)  # of 12 streams

@@ -24,7 +24,7 @@ def test_a_unet_of_diffusers_is_measured_in_ten_lines():
     images, labels = torch.rand(90, 1, 16, 16) * 2 - 1, torch.arange(90) % 3
 
     # --- the ten lines: a diffusers `model`, real `images` (N, C, H, W) and their `labels` (N,)
-    from common.posterior import generation_streams, principal_directions
+    from common.spectrum.posterior import generation_streams, principal_directions
 
     model, times = model.eval().requires_grad_(False), torch.tensor([25, 50, 100])
     alphabar = diffusers.DDPMScheduler(num_train_timesteps=1000).alphas_cumprod[times]

@@ -5,10 +5,10 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from common import posterior, spectrum
 from common.data import load_real
-from common.ddpm import DDPM
-from common.unet import ContextUnet
+from common.model.ddpm import DDPM
+from common.model.unet import ContextUnet
+from common.spectrum import jacobian, posterior
 
 ALPHABAR = 0.6
 SIGMA = (1 - ALPHABAR) ** 0.5
@@ -116,7 +116,7 @@ def test_each_anchor_has_its_sigma_and_known_eigenvalues_are_used():
         alone = posterior.posterior_statistics(J[b : b + 1], sigma[b])
         for name, value in alone.items():
             np.testing.assert_allclose(together[name][b], value[0], rtol=1e-4, err_msg=name)
-    eigenvalues = spectrum.eigenvalues(J)
+    eigenvalues = jacobian.eigenvalues(J)
     known = posterior.posterior_statistics(J, sigma, eigenvalues)
     of_fourfold = posterior.posterior_statistics(J, sigma, 4 * eigenvalues)
     np.testing.assert_allclose(
@@ -172,7 +172,7 @@ def test_tangent_statistics_of_a_network_agree_with_its_dense_jacobian(network):
     )
     x_t = ddpm.noised(x_0, noise, t)
     found = posterior.tangent_statistics(ddpm.eps, x_t, t, c, noise, sigma, v)
-    J = spectrum.jacobian(ddpm.eps, x_t, t, c, chunk=112)
+    J = jacobian.jacobian(ddpm.eps, x_t, t, c, chunk=112)
     C = torch.eye(784) - torch.from_numpy(sigma)[:, None, None] * (J + J.mT) / 2
     with torch.no_grad():
         error = (ddpm.eps(x_t, t, c) - noise).flatten(1)
@@ -251,7 +251,7 @@ def test_all_streams_of_a_model_at_once():
     directions = torch.stack([orthogonal(D, seed=i)[:20] for i in range(A)])
     times, alphabar = [1, 2], 1 - sigma_of[1:].square()
     found = posterior.generation_streams(eps, x_0, c, noise, times, alphabar, directions)
-    assert {*spectrum.STATISTICS, *posterior.STATISTICS} < found.keys()
+    assert {*jacobian.STATISTICS, *posterior.STATISTICS} < found.keys()
     assert all(values.shape == (2, A) for values in found.values())
     for i, t in enumerate(times):
         sigma = sigma_of[t].item()

@@ -1,11 +1,12 @@
-"""common/power.py against onset, scipy, scikit-learn, hand-computed examples and simulation."""
+"""Power against onset, scipy, scikit-learn, hand-computed examples and simulation."""
 
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
-from common import onset, power
+from common.detect import onset
+from common.study import power
 
 ALPHA, DIRECTION = 0.05, np.array([1, -1, 0, 1, 1])
 

@@ -9,7 +9,7 @@ import prdc
 import pytest
 from tiny import ROOT
 
-from common.prdc import compute_prdc_slice, nearest_radii
+from common.metrics.prdc import compute_prdc_slice, nearest_radii
 
 
 def rng(seed=0):
@@ -111,7 +111,7 @@ def test_too_few_points_and_wrong_shapes_are_refused():
 MEASURED = """
 import torch
 
-from common.prdc import compute_prdc_slice, nearest_radii
+from common.metrics.prdc import compute_prdc_slice, nearest_radii
 
 def peak():
     with open("/proc/self/status", encoding="utf-8") as status:

@@ -3,39 +3,42 @@
 import pytest
 import torch
 
-from common import evaluation, loop, precision, spectrum
+from common.loop import loop
+from common.machine import device
+from common.metrics import evaluation
+from common.spectrum import jacobian
 
 
 @pytest.fixture(autouse=True)
 def restored():
-    before = [getattr(owner, name) for owner, name, _, _ in precision._switches()]
+    before = [getattr(owner, name) for owner, name, _, _ in device._switches()]
     yield
-    for (owner, name, _, _), value in zip(precision._switches(), before, strict=True):
+    for (owner, name, _, _), value in zip(device._switches(), before, strict=True):
         setattr(owner, name, value)
 
 
 def states():
-    return [getattr(owner, name) for owner, name, _, _ in precision._switches()]
+    return [getattr(owner, name) for owner, name, _, _ in device._switches()]
 
 
 def test_full_precision_holds_inside_and_is_restored_even_after_an_error():
-    precision.allow_tf32()
+    device.allow_tf32()
     on = states()
-    with pytest.raises(KeyboardInterrupt), precision.full_precision():
+    with pytest.raises(KeyboardInterrupt), device.full_precision():
         assert all(state != allowed for state, allowed in zip(states(), on, strict=True))
         raise KeyboardInterrupt
-    assert states() == on == [on_ for _, _, on_, _ in precision._switches()]
+    assert states() == on == [on_ for _, _, on_, _ in device._switches()]
 
 
 def test_jacobians_and_features_are_computed_without_tf32(monkeypatch):
-    precision.allow_tf32()
+    device.allow_tf32()
     on, seen = states(), []
 
     def eps(x, t, c):
         seen.append(states())
         return 2 * x
 
-    spectrum.jacobian(eps, torch.zeros(1, 1, 2, 2), torch.ones(1), torch.zeros(1))
+    jacobian.jacobian(eps, torch.zeros(1, 1, 2, 2), torch.ones(1), torch.zeros(1))
     monkeypatch.setattr(
         evaluation, "extract_mnist_features", lambda *_: seen.append(states()) or torch.zeros(1, 84)
     )
@@ -47,4 +50,4 @@ def test_jacobians_and_features_are_computed_without_tf32(monkeypatch):
 @pytest.mark.cuda
 def test_scripts_allow_tf32_on_cuda():
     loop._use_device(type("Constants", (), {"deterministic": False}))
-    assert states() == [on for _, _, on, _ in precision._switches()]
+    assert states() == [on for _, _, on, _ in device._switches()]

@@ -9,9 +9,10 @@ import torch
 from test_faults import SPECTRA, TINY_SPECTRA, spectra
 from tiny import FULL, ROOT, TINY_INITIAL, TINY_MAIN, copied, hashes, initialmain, main
 
-from common import anchors, processes, storage
-from common.run import Run
+from common.machine import processes, storage
+from common.run.folder import Run
 from common.seeds import INITIAL
+from common.spectrum import measure
 
 
 def torchrun(n, script, **constants):
@@ -56,7 +57,7 @@ def test_any_number_of_processes_measures_the_same_spectra(finished, tmp_path, n
     assert done.returncode == 0, done.stderr
     files = [folder / "spectra_w0.npz" for folder in (alone, shared)]
     assert files[0].read_bytes() == files[1].read_bytes()
-    assert anchors.load(files[0])["generations"].tolist() == [-1, 0]
+    assert measure.load(files[0])["generations"].tolist() == [-1, 0]
 
 
 @pytest.mark.slow
@@ -126,10 +127,10 @@ from torch import nn
 
 from common import processes, storage
 from common.data import load_real
-from common.ddpm import DDPM
+from common.model.ddpm import DDPM
 from common.seeds import Seeds
-from common.train import Training, train_ddpm
-from common.unet import ContextUnet, ResidualConvBlock
+from common.model.train import Training, train_ddpm
+from common.model.unet import ContextUnet, ResidualConvBlock
 
 
 @processes.led

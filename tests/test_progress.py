@@ -4,8 +4,10 @@ import pytest
 import torch
 from tiny import FULL, TINY_INITIAL, TINY_MAIN, constants_of
 
-from common import forecast, lenet, progress
 from common.data import LabelledImages
+from common.loop import forecast
+from common.machine import progress
+from common.metrics import lenet
 from common.seeds import Seeds
 
 

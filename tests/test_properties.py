@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import consistent, copied, initialmain, main
 
-from common import storage
-from common.errors import UserError
-from common.run import Run
+from common.machine import storage
+from common.machine.errors import UserError
+from common.run.folder import Run
 from common.seeds import INITIAL
 
 

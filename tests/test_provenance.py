@@ -8,10 +8,12 @@ import pytest
 from made_up import CONSTANTS, a_loop, a_record
 from tiny import FULL, ROOT, constants_of, copied, initialmain, main, run_script
 
-from common import anchors, comparison, detection, provenance
 from common.data import load_real
-from common.errors import Refusal
-from common.run import Run
+from common.detect import verdict
+from common.machine.errors import Refusal
+from common.run import provenance
+from common.run.folder import Run
+from common.spectrum import compare, measure
 
 DETECT, COMPARE, SPECTRA = (
     ROOT / "jacobian" / f"{name}.py" for name in ("detect", "compare", "spectra")
@@ -82,7 +84,7 @@ def evaluated(folder, n_eval):
 def detect(runs, controls, **changes):
     primary = {"primary": "posterior_variance", "primary_t": 100}
     runs = {"runs": list(runs), "controls": list(controls)}
-    detection.main(constants_of(DETECT, **{**primary, **runs, **changes}))
+    verdict.main(constants_of(DETECT, **{**primary, **runs, **changes}))
 
 
 def refusal(capsys, work):
@@ -247,7 +249,7 @@ def test_runs_that_were_not_measured_alike_are_not_compared(field, good, tmp_pat
         remeasured(runs[1], **MEASURED[field])
     else:
         evaluated(runs[1], 99)
-    message = refusal(capsys, lambda: comparison.main(constants_of(COMPARE, runs=runs)))
+    message = refusal(capsys, lambda: compare.main(constants_of(COMPARE, runs=runs)))
     assert f"not measured alike: {field} is " in message
     assert not list(tmp_path.glob("*/compare_w0.csv"))  # nothing was written
 
@@ -255,7 +257,7 @@ def test_runs_that_were_not_measured_alike_are_not_compared(field, good, tmp_pat
 def test_runs_of_one_name_are_refused_before_anything_is_written(good, tmp_path):
     runs = [copied(good[0][0], tmp_path / part / "run") for part in ("a", "b")]
     with pytest.raises(SystemExit, match="runs must have different names"):
-        comparison.main(constants_of(COMPARE, runs=runs))
+        compare.main(constants_of(COMPARE, runs=runs))
     assert not list(tmp_path.glob("*/run/compare_w0.csv"))
 
 
@@ -379,9 +381,9 @@ def test_real_runs_belong_together_and_are_measured_on_their_own_dataset(initial
         main(folder, n_epoch=1, control=True, seed=seed, **loop)
     for each in (folder, *controls):
         measured = {"run_dir": each, "n_anchors": 10, "timesteps": [400]}
-        anchors.main(constants_of(SPECTRA, **measured))
-        arrays = anchors.load(each / "spectra_w0.npz")
-        digits = anchors.select(load_real("digits", train=False), 0, 10)
+        measure.main(constants_of(SPECTRA, **measured))
+        arrays = measure.load(each / "spectra_w0.npz")
+        digits = measure.select(load_real("digits", train=False), 0, 10)
         assert arrays["anchor_index"].tolist() == digits.index.tolist()
         assert (str(arrays["dataset"]), int(arrays["n_held_out"])) == ("digits", 200)
     done = run_script(DETECT, runs=[folder], controls=controls, primary_t=400)

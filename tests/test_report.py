@@ -17,10 +17,15 @@ from test_detection import a_loop
 from test_faults import TINY_SPECTRA
 from tiny import FULL, ROOT, TINY_MAIN, constants_of, copied, initialmain, main
 
-from common import anchors, comparison, detection, elements, loop, recipes, report, stages, storage
-from common.errors import UserError
-from common.run import Run
+from common import recipes
+from common.detect import verdict
+from common.loop import loop, stages
+from common.machine import storage
+from common.machine.errors import UserError
+from common.page import elements, report
+from common.run.folder import Run
 from common.seeds import INITIAL
+from common.spectrum import compare, measure
 
 JACOBIAN = ROOT / "jacobian"
 
@@ -31,9 +36,9 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     initialmain(folder)
     main(folder)
-    anchors.main(constants_of(JACOBIAN / "spectra.py", **TINY_SPECTRA, run_dir=folder))
-    comparison.main(constants_of(JACOBIAN / "compare.py", runs=[folder]))
-    detection.main(constants_of(JACOBIAN / "detect.py", runs=[folder], primary_t=400))
+    measure.main(constants_of(JACOBIAN / "spectra.py", **TINY_SPECTRA, run_dir=folder))
+    compare.main(constants_of(JACOBIAN / "compare.py", runs=[folder]))
+    verdict.main(constants_of(JACOBIAN / "detect.py", runs=[folder], primary_t=400))
     return folder
 
 
@@ -294,8 +299,8 @@ def test_models_of_other_code_get_a_page_of_their_spectra(finished, tmp_path):
     folder.mkdir()
     for name in ("model_0_w0.pth", "model_1_w0.pth"):
         shutil.copy(finished / name, folder)
-    anchors.main(constants_of(JACOBIAN / "spectra.py", **TINY_SPECTRA, run_dir=folder))
-    comparison.main(constants_of(JACOBIAN / "compare.py", runs=[folder]))
+    measure.main(constants_of(JACOBIAN / "spectra.py", **TINY_SPECTRA, run_dir=folder))
+    compare.main(constants_of(JACOBIAN / "compare.py", runs=[folder]))
     page = Page(folder / "report.html")
     assert "public, w = 0" in page.text and len(page.pictures) == 5
     assert "model_1_w0.pth" in page.links
@@ -308,7 +313,7 @@ def test_weights_in_one_folder_have_a_page_each_and_an_index(finished, tmp_path)
     folder = copied(finished, tmp_path / "run")
     initialmain(folder, Wall=[0.5, 1])
     constants = {**TINY_MAIN, "generation_number": 1, "save_dir": folder, "Wall": [0.5, 1]}
-    loop.mainall(loop.training_set_of(FULL), constants_of(FULL / "mainall.py", **constants))
+    loop.mainall(constants_of(FULL / "mainall.py", **constants))
     assert not (folder / "report.html").exists()
     index = Page(folder / "index.html")
     assert index.links == ["report_w0.html", "report_w0.5.html", "report_w1.html"]
@@ -325,7 +330,7 @@ def test_weights_in_one_folder_have_a_page_each_and_an_index(finished, tmp_path)
 
 def test_several_runs_have_one_page_that_compares_them(tmp_path):
     folders = [a_loop(tmp_path / f"run{seed}", seed, n=3, shift_at=1) for seed in (1, 2)]
-    comparison.main(constants_of(JACOBIAN / "compare.py", runs=folders))
+    compare.main(constants_of(JACOBIAN / "compare.py", runs=folders))
     page = Page(folders[0] / "comparison_w0.html")
     for folder in folders:
         assert folder.name in page.text

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from common.data import quantised
-from common.ddpm import DDPM
-from common.sample import (
+from common.model.ddpm import DDPM
+from common.model.sample import (
     BlockNoise,
     balanced_labels,
     ddim_chain,
@@ -15,8 +15,8 @@ from common.sample import (
     generate_samples,
     plain_eps,
 )
+from common.model.unet import ContextUnet
 from common.seeds import Seeds
-from common.unet import ContextUnet
 
 
 class GaussianNoise(torch.nn.Module):
@@ -356,7 +356,7 @@ def stopped_and_continued(ddpm, tmp_path, monkeypatch, w=0, **how):
             raise KeyboardInterrupt
         return chain(*arguments)
 
-    monkeypatch.setattr(f"common.sample.{name}", stops_in_the_third_batch)
+    monkeypatch.setattr(f"common.model.sample.{name}", stops_in_the_third_batch)
     with pytest.raises(KeyboardInterrupt):
         sample(ddpm, 130, tmp_path, w=w, max_c=30, save_every=0, **how)
     continued = sample(ddpm, 130, tmp_path, w=w, max_c=30, **how)

@@ -17,9 +17,9 @@ from tiny import (
     run_script,
 )
 
-from common import loop
 from common.data import LabelledImages, load_real
-from common.errors import UserError
+from common.loop import loop, scenarios
+from common.machine.errors import UserError
 from common.seeds import INITIAL, Seeds
 
 FRESH = ROOT / "Fresh" / "MNIST-DDPM"
@@ -47,7 +47,7 @@ def synthetic(generation):
 def training_set(folder, generation, real, seed=0, w=0, **constants):
     seeds = Seeds(seed, folder.parent.name, w, generation)
     constants = SimpleNamespace(**{"control": False, "initial_seed": 0, **constants})
-    return loop.training_set_of(folder)(generation, real, synthetic, constants, seeds)
+    return scenarios.training_set_of(folder)(generation, real, synthetic, constants, seeds)
 
 
 def split(data):
@@ -123,9 +123,9 @@ def test_augmented_real_images_are_the_same_in_every_generation():
     assert numbers(sets[0]) == numbers(training_set(AUGMENTED, INITIAL, real, N_real=100))
 
 
-def test_a_loop_of_another_seed_keeps_the_real_images_of_the_initial_model(tmp_path):
+def test_a_loop_of_another_seed_keeps_the_real_images_of_the_initial_model(tmp_path, monkeypatch):
     initialmain(tmp_path, AUGMENTED, N_real=100)
-    seen, whole = {}, loop.training_set_of(AUGMENTED)
+    seen, whole = {}, scenarios.training_set_of(AUGMENTED)
 
     def training_set_(generation, *rest):
         seen[generation] = whole(generation, *rest)
@@ -133,7 +133,8 @@ def test_a_loop_of_another_seed_keeps_the_real_images_of_the_initial_model(tmp_p
 
     changes = {**MAIN, "N_with_w": 50, "N_real": 100, "generation_number": 1}
     constants = constants_of(AUGMENTED / "main.py", **changes, save_dir=tmp_path, seed=5)
-    loop.main(training_set_, constants)
+    monkeypatch.setattr(scenarios, "training_set_of", lambda folder: training_set_)
+    loop.main(constants)
     of_initial = training_set(AUGMENTED, INITIAL, load_real("digits"), N_real=100)
     assert torch.equal(seen[0].images[:100], of_initial.images)
 

@@ -9,10 +9,10 @@ import scipy.stats
 import torch
 from torch.nn import functional
 
-from common import spectrum
 from common.data import batches, load_real
-from common.ddpm import DDPM
-from common.unet import ContextUnet, frozen
+from common.model.ddpm import DDPM
+from common.model.unet import ContextUnet, frozen
+from common.spectrum import jacobian
 
 
 def normal(*shape, seed=0):
@@ -80,7 +80,7 @@ def dense(trained):
     ddpm, x_t, t, c, _ = trained
     ddpm = copy.deepcopy(ddpm).double()
     at = x_t[:2].double(), t[:2], c[:2]
-    return ddpm, at, spectrum.jacobian(ddpm.eps, *at)
+    return ddpm, at, jacobian.jacobian(ddpm.eps, *at)
 
 
 # --- J --------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def dense(trained):
 @pytest.mark.parametrize("chunk", [1, 5, 12, 100])
 def test_the_jacobian_of_a_linear_function_is_its_matrix_and_not_the_transpose(chunk):
     A = normal(12, 12) + 5 * torch.diag(normal(11, seed=1), 1)
-    J = spectrum.jacobian(linear(A), *anchors(3, 1, 3, 4), chunk=chunk)
+    J = jacobian.jacobian(linear(A), *anchors(3, 1, 3, 4), chunk=chunk)
     assert J.shape == (3, 12, 12) and J.dtype == torch.float64
     torch.testing.assert_close(J, A.expand(3, 12, 12), rtol=1e-12, atol=1e-12)
     assert (J - A.T).norm() > 1
@@ -103,7 +103,7 @@ def test_a_vector_jacobian_product_is_of_the_transpose_and_each_anchors_own(chun
     def eps(x_t, t, c):  # J = A diag(x_t)
         return linear(A)(x_t.square() / 2, t, c)
 
-    products = spectrum.vector_jacobian_products(eps, x_t, t, c, u, chunk=chunk)
+    products = jacobian.vector_jacobian_products(eps, x_t, t, c, u, chunk=chunk)
     expected = u @ A @ torch.diag_embed(x_t.flatten(1))
     torch.testing.assert_close(products, expected, rtol=1e-12, atol=1e-12)
 
@@ -111,7 +111,7 @@ def test_a_vector_jacobian_product_is_of_the_transpose_and_each_anchors_own(chun
 def test_products_of_a_network_are_those_with_its_jacobian(dense):
     ddpm, at, J = dense
     u = normal(2, 20, 784)
-    products = spectrum.vector_jacobian_products(ddpm.eps, *at, u)
+    products = jacobian.vector_jacobian_products(ddpm.eps, *at, u)
     torch.testing.assert_close(products, u @ J, rtol=0, atol=1e-12 * J.norm().item())
 
 
@@ -135,23 +135,23 @@ def test_a_frozen_network_has_the_same_jacobian(dense):
     ddpm, at, J = dense
     folded = copy.deepcopy(ddpm)
     folded.nn_model = frozen(ddpm.nn_model)
-    torch.testing.assert_close(spectrum.jacobian(folded.eps, *at), J, rtol=0, atol=1e-10)
+    torch.testing.assert_close(jacobian.jacobian(folded.eps, *at), J, rtol=0, atol=1e-10)
 
 
 def test_an_anchors_jacobian_is_the_same_whichever_others_there_are(trained):
     ddpm, x_t, t, c, _ = trained
     x_t, t, c = x_t[:3], t[:3], c[:3]
-    J = spectrum.jacobian(ddpm.eps, x_t, t, c)
+    J = jacobian.jacobian(ddpm.eps, x_t, t, c)
     order = [2, 0, 1]
-    assert torch.equal(spectrum.jacobian(ddpm.eps, x_t[order], t[order], c[order]), J[order])
-    assert torch.equal(spectrum.jacobian(ddpm.eps, x_t[1:2], t[1:2], c[1:2]), J[1:2])
+    assert torch.equal(jacobian.jacobian(ddpm.eps, x_t[order], t[order], c[order]), J[order])
+    assert torch.equal(jacobian.jacobian(ddpm.eps, x_t[1:2], t[1:2], c[1:2]), J[1:2])
 
 
 @pytest.mark.parametrize("chunk", [5, 61, 112])
 def test_the_chunk_changes_a_jacobian_by_rounding_only(trained, chunk):
     ddpm, x_t, t, c, _ = trained
-    J = spectrum.jacobian(ddpm.eps, *one(x_t, t, c))
-    other = spectrum.jacobian(ddpm.eps, *one(x_t, t, c), chunk=chunk)
+    J = jacobian.jacobian(ddpm.eps, *one(x_t, t, c))
+    other = jacobian.jacobian(ddpm.eps, *one(x_t, t, c), chunk=chunk)
     assert (other - J).norm() / J.norm() < 1e-6
 
 
@@ -164,16 +164,16 @@ def test_gelu_keeps_its_derivative(approximate):
 
     at = anchors(1, 12)
     expected = torch.autograd.functional.jacobian(lambda x: eps(x, 0, 0), at[0])[0, :, 0]
-    torch.testing.assert_close(spectrum.jacobian(eps, *at)[0], expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(jacobian.jacobian(eps, *at)[0], expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_network_is_left_as_it_was(trained):
     ddpm, x_t, t, c, _ = trained
     before = copy.deepcopy(ddpm.state_dict())
-    spectrum.jacobian(ddpm.eps, *one(x_t, t, c), chunk=112)
+    jacobian.jacobian(ddpm.eps, *one(x_t, t, c), chunk=112)
     assert all(torch.equal(value, before[key]) for key, value in ddpm.state_dict().items())
     ddpm.zero_grad()
-    spectrum.jacobian(ddpm.eps, *one(x_t, t, c), chunk=112)
+    jacobian.jacobian(ddpm.eps, *one(x_t, t, c), chunk=112)
     assert all(parameter.grad is None for parameter in ddpm.parameters())
 
 
@@ -187,7 +187,7 @@ def test_a_network_in_train_mode_is_refused(trained):
     training.nn_model.down1.model[0].conv1[1].train()  # one BatchNorm is enough
     for eps in (training.eps, functools.partial(training.eps, w=2.0), training):
         with pytest.raises(ValueError, match=r"train mode.*\.eval\(\)"):
-            spectrum.jacobian(eps, *at)
+            jacobian.jacobian(eps, *at)
 
     # What would have come: the same loop over rows in train mode gives another J.
     x = at[0].clone().requires_grad_()
@@ -195,7 +195,7 @@ def test_a_network_in_train_mode_is_refused(trained):
     for network in (ddpm, training.train()):
         y = network.eps(x, *at[1:]).flatten()
         rows.append(torch.stack([torch.autograd.grad(v, x, retain_graph=True)[0] for v in y[:40]]))
-    exact = spectrum.jacobian(ddpm.eps, *at)[0, :40]
+    exact = jacobian.jacobian(ddpm.eps, *at)[0, :40]
     torch.testing.assert_close(rows[0].flatten(1), exact, rtol=0, atol=1e-5)
     assert (rows[1] - rows[0]).norm() > 0.1 * rows[0].norm()
 
@@ -221,10 +221,10 @@ def test_tf32_is_off_while_J_is_computed_and_back_afterwards():
     try:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         fast = precision_settings()
-        spectrum.jacobian(eps, *anchors(1, 6), chunk=3)
+        jacobian.jacobian(eps, *anchors(1, 6), chunk=3)
         assert precision_settings() == fast
         with pytest.raises(ZeroDivisionError):
-            spectrum.jacobian(lambda x_t, t, c: 1 / 0, *anchors(1, 6))
+            jacobian.jacobian(lambda x_t, t, c: 1 / 0, *anchors(1, 6))
         assert precision_settings() == fast and all(setting in ("tf32", True) for setting in fast)
         assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
     finally:
@@ -237,23 +237,23 @@ def test_wrong_arguments_are_refused():
     x_t, t, c = anchors(2, 6)
     eps = linear(normal(6, 6))
     with pytest.raises(ValueError, match=r"shapes \(2, 6\), \(1,\), \(2,\)"):
-        spectrum.jacobian(eps, x_t, t[:1], c)
+        jacobian.jacobian(eps, x_t, t[:1], c)
     with pytest.raises(ValueError, match=r"eps has shape \(6, 3\)"):
-        spectrum.jacobian(lambda x, t, c: eps(x, t, c)[:, :3], x_t, t, c)
+        jacobian.jacobian(lambda x, t, c: eps(x, t, c)[:, :3], x_t, t, c)
     with pytest.raises(ValueError, match="no_grad"):
-        spectrum.jacobian(torch.no_grad()(eps), x_t, t, c)
+        jacobian.jacobian(torch.no_grad()(eps), x_t, t, c)
     for u in (normal(3, 6), normal(1, 3, 6), normal(2, 3, 5), normal(2, 0, 6)):
         with pytest.raises(ValueError, match=r"u has shape .*, not \(2, K, 6\)"):
-            spectrum.vector_jacobian_products(eps, x_t, t, c, u)
+            jacobian.vector_jacobian_products(eps, x_t, t, c, u)
     J = normal(3, 6, 6)
     J[1, 2, 3] = torch.nan
     with pytest.raises(ValueError, match=r"anchors \[1\]"):
-        spectrum.eigenvalues(J)
+        jacobian.eigenvalues(J)
     for bad in ([1, -1e-9], [np.nan, 1], [0, 0]):
         with pytest.raises(ValueError, match="not all 0"):
-            spectrum.spectrum_statistics(bad, 0, 0, 0.5, 0.75)
+            jacobian.spectrum_statistics(bad, 0, 0, 0.5, 0.75)
     with pytest.raises(ValueError, match="3 and 2 eigenvalues"):
-        spectrum.log_spectrum_distance([1, 1, 1], [1, 1])
+        jacobian.log_spectrum_distance([1, 1, 1], [1, 1])
 
 
 # --- eigenvalues ----------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def test_wrong_arguments_are_refused():
 def test_small_eigenvalues_keep_their_digits():
     s = np.logspace(0, -9, 30)
     A = with_singular_values(s)
-    np.testing.assert_allclose(spectrum.eigenvalues(A[None])[0], s**2, rtol=1e-5)
+    np.testing.assert_allclose(jacobian.eigenvalues(A[None])[0], s**2, rtol=1e-5)
     squared = torch.linalg.eigvalsh(A.T @ A).flip(0).numpy()
     assert np.abs(squared / s**2 - 1).max() > 0.1  # why J^T J is not decomposed
 
@@ -283,16 +283,16 @@ def test_the_ideal_denoiser_of_a_gaussian_in_closed_form(alphabar):
     def eps(x_t, t, c):
         return sigma * torch.linalg.solve(C, (x_t - alphabar**0.5 * mean).T).T
 
-    J = spectrum.jacobian(eps, *anchors(2, D), chunk=7)
+    J = jacobian.jacobian(eps, *anchors(2, D), chunk=7)
     exact = (sigma / (alphabar * variances + sigma**2)).square().numpy()  # descending
-    np.testing.assert_allclose(spectrum.eigenvalues(J), np.stack([exact, exact]), rtol=1e-8)
+    np.testing.assert_allclose(jacobian.eigenvalues(J), np.stack([exact, exact]), rtol=1e-8)
 
     posterior = alphabar * (sigma**2 * torch.linalg.solve(C, covariance)) / alphabar
     tweedie = sigma**2 / alphabar * (torch.eye(D) - sigma * J[0])
     torch.testing.assert_close(tweedie, posterior, rtol=0, atol=1e-8)
 
-    statistics = spectrum.spectrum_statistics(
-        spectrum.eigenvalues(J), spectrum.trace(J), spectrum.asymmetry(J), sigma, alphabar
+    statistics = jacobian.spectrum_statistics(
+        jacobian.eigenvalues(J), jacobian.trace(J), jacobian.asymmetry(J), sigma, alphabar
     )
     s = np.sqrt(exact)
     expected = {
@@ -305,7 +305,7 @@ def test_the_ideal_denoiser_of_a_gaussian_in_closed_form(alphabar):
         "posterior_variance": posterior.trace().item() / D,
         "degrees_of_freedom": alphabar / sigma**2 * posterior.trace().item(),
     }
-    assert statistics.keys() == expected.keys() == spectrum.STATISTICS.keys()
+    assert statistics.keys() == expected.keys() == jacobian.STATISTICS.keys()
     for name, values in statistics.items():
         assert values.shape == (2,) and values.dtype == np.float64
         np.testing.assert_allclose(values, expected[name], rtol=1e-8, atol=1e-8, err_msg=name)
@@ -339,9 +339,9 @@ def test_the_ideal_denoiser_of_a_mixture_of_gaussians_in_closed_form():
         - torch.einsum("bi,bj->bij", score, score)
     )
     assert (r.max(dim=1).values < 0.999).any()  # more than one component matters
-    J = spectrum.jacobian(eps, *at, chunk=5)
+    J = jacobian.jacobian(eps, *at, chunk=5)
     torch.testing.assert_close(J, -sigma * hessian, rtol=1e-9, atol=1e-9)
-    assert spectrum.asymmetry(J).max() < 1e-10
+    assert jacobian.asymmetry(J).max() < 1e-10
 
 
 def test_the_trace_accounts_for_the_loss_of_any_network(trained):
@@ -352,7 +352,7 @@ def test_the_trace_accounts_for_the_loss_of_any_network(trained):
         eps_hat = ddpm.eps(x_t, t, c)
     loss = (eps - eps_hat).double().square().flatten(1).sum(dim=1).numpy()
     energy = eps_hat.double().square().flatten(1).sum(dim=1).numpy()
-    tr_J = spectrum.trace(spectrum.jacobian(ddpm.eps, x_t, t, c))
+    tr_J = jacobian.trace(jacobian.jacobian(ddpm.eps, x_t, t, c))
 
     def apart(sigma_tr_J):
         """The two sides' difference at each anchor; pairing them keeps the standard error small."""
@@ -372,7 +372,7 @@ def test_statistics_of_spectra_that_are_known():
     identity, rank_one = np.ones(D), np.eye(D)[0] * 4
     eigenvalues = np.stack([[identity, rank_one]] * 3)  # (3, 2, D)
     sigma, alphabar = 0.6, 0.64
-    statistics = spectrum.spectrum_statistics(eigenvalues, [D, 2], [0, 0.5], sigma, alphabar)
+    statistics = jacobian.spectrum_statistics(eigenvalues, [D, 2], [0, 0.5], sigma, alphabar)
     expected = {
         "sigma_norm": [0.6, 1.2],
         "log_energy": [np.log(0.36), np.log(0.36 * 4 / 9)],
@@ -391,23 +391,23 @@ def test_statistics_of_spectra_that_are_known():
 def test_trace_and_asymmetry():
     J = normal(2, 7, 7)
     J[1] = J[1] - J[1].T
-    np.testing.assert_allclose(spectrum.trace(J), [np.trace(each) for each in J.numpy()])
+    np.testing.assert_allclose(jacobian.trace(J), [np.trace(each) for each in J.numpy()])
     expected = np.linalg.norm(J[0] - J[0].T) / np.linalg.norm(J[0])
-    np.testing.assert_allclose(spectrum.asymmetry(J), [expected, 2])
-    assert spectrum.trace(J.float()).dtype == spectrum.asymmetry(J.float()).dtype == np.float64
+    np.testing.assert_allclose(jacobian.asymmetry(J), [expected, 2])
+    assert jacobian.trace(J.float()).dtype == jacobian.asymmetry(J.float()).dtype == np.float64
 
 
 def test_the_distance_of_log_spectra_is_wasserstein_1():
     generator = np.random.default_rng(0)
     a, b = np.exp(generator.normal(size=(2, 3, 40)))
-    distance = spectrum.log_spectrum_distance(a, b[:1])
+    distance = jacobian.log_spectrum_distance(a, b[:1])
     expected = [scipy.stats.wasserstein_distance(np.log(each), np.log(b[0])) for each in a]
     np.testing.assert_allclose(distance, expected, rtol=1e-12)
-    np.testing.assert_allclose(spectrum.log_spectrum_distance(3 * a, a), np.log(3), rtol=1e-12)
+    np.testing.assert_allclose(jacobian.log_spectrum_distance(3 * a, a), np.log(3), rtol=1e-12)
 
     # Rounding errors of a float32 J are no distance.
     a[:, :5] = 0
     rounding = a.copy()
     rounding[:, :5] = 1e-16 * a.max()
-    assert spectrum.log_spectrum_distance(a, rounding).max() == 0
-    assert np.isfinite(spectrum.log_spectrum_distance(a, b)).all()
+    assert jacobian.log_spectrum_distance(a, rounding).max() == 0
+    assert np.isfinite(jacobian.log_spectrum_distance(a, b)).all()

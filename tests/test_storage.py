@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from common import storage
-from common.errors import UserError
+from common.machine import storage
+from common.machine.errors import UserError
 
 # Atomic files
 

@@ -13,9 +13,14 @@ import numpy as np
 import pytest
 from tiny import ROOT, constants_of, feature_network
 
-from common import anchors, detection, provenance, settings, storage, streams, study
-from common.run import Run
+from common import settings
+from common.detect import streams, verdict
+from common.machine import storage
+from common.run import provenance
+from common.run.folder import Run
 from common.seeds import INITIAL
+from common.spectrum import measure
+from common.study import units
 
 SCRIPT = ROOT / "jacobian" / "study.py"
 KILLER = ROOT / "tests" / "killer.py"
@@ -38,7 +43,7 @@ TINY = {
 def constants(folder, **changes):
     """The study's constants, and a feature network for each unit that is hardly trained."""
     found = constants_of(SCRIPT, **{**TINY, "output_dir": folder, **changes})
-    for unit in study.planned(found):
+    for unit in units.planned(found):
         if not (unit.home / "prmodel.pth").exists():
             storage.save(feature_network(), unit.home / "prmodel.pth")
     return found
@@ -48,8 +53,8 @@ def constants(folder, **changes):
 def done(tmp_path_factory):
     """A study of four loops whose runs are kept: its units."""
     found = constants(tmp_path_factory.mktemp("study"), keep=True)
-    study.main(found)
-    return study.planned(found)
+    units.main(found)
+    return units.planned(found)
 
 
 @pytest.mark.slow
@@ -60,7 +65,7 @@ def test_a_units_file_holds_what_its_run_measured(done):
         assert arrays["streams"].tolist() == measured.names
         np.testing.assert_array_equal(arrays["values"], measured.values)
         assert arrays["generations"].tolist() == [INITIAL, 0]
-        spectra = anchors.load(unit.run.table("spectra", "npz"))
+        spectra = measure.load(unit.run.table("spectra", "npz"))
         logs = np.log(spectra["eigenvalues"]).mean(axis=2)
         np.testing.assert_allclose(arrays["mean_log_eigenvalues"], logs, rtol=1e-5, atol=1e-4)
         column = arrays["anchor_streams"].tolist().index("free directions t=6")
@@ -87,14 +92,14 @@ def test_a_units_record_says_what_it_is(done):
 
 
 def test_every_arm_trains_on_as_many_images_and_on_its_share_of_synthetic_ones(tmp_path):
-    for unit in study.planned(constants_of(SCRIPT, output_dir=tmp_path)):
+    for unit in units.planned(constants_of(SCRIPT, output_dir=tmp_path)):
         (_, initial), (script, own), *_ = unit.commands()
         loop = settings.of_script(script, own)
         made = settings.of_script(script.with_name("initialmain.py"), initial)
         fresh = unit.arm.startswith("dose")
         n_synthetic = loop.N_with_w if fresh else loop.N_next
         assert n_synthetic + (loop.N_real if fresh else 0) == made.N_real == 1000
-        assert n_synthetic == (1000 if unit.arm == "control" else 1000 * study.ARMS[unit.arm].dose)
+        assert n_synthetic == (1000 if unit.arm == "control" else 1000 * units.ARMS[unit.arm].dose)
         assert made.N_with_w == n_synthetic and loop.control == (unit.arm == "control")
         assert not fresh or loop.resample_real == "redraw"
 
@@ -110,9 +115,9 @@ def test_controls_and_loops_belong_together(done):
 
 
 def test_parts_are_disjoint_and_together_the_whole(tmp_path):
-    whole = study.planned(constants_of(SCRIPT, output_dir=tmp_path))
+    whole = units.planned(constants_of(SCRIPT, output_dir=tmp_path))
     parts = [
-        study.planned(constants_of(SCRIPT, output_dir=tmp_path, part=f"{i}/7")) for i in range(1, 8)
+        units.planned(constants_of(SCRIPT, output_dir=tmp_path, part=f"{i}/7")) for i in range(1, 8)
     ]
     assert sorted(u.path for part in parts for u in part) == sorted(u.path for u in whole)
     assert len({unit.path for unit in whole}) == len(whole) == 70
@@ -121,22 +126,22 @@ def test_parts_are_disjoint_and_together_the_whole(tmp_path):
 
 def test_an_override_that_no_script_has_is_named(tmp_path):
     with pytest.raises(SystemExit, match="overrides: no script has a constant n_stp"):
-        study.main(constants_of(SCRIPT, output_dir=tmp_path, overrides=["n_stp=5"]))
+        units.main(constants_of(SCRIPT, output_dir=tmp_path, overrides=["n_stp=5"]))
 
 
 def test_an_arm_that_is_not_there_is_named(tmp_path):
     with pytest.raises(SystemExit, match="arms: there is no dose5, but control, full, dose50"):
-        study.main(constants_of(SCRIPT, output_dir=tmp_path, arms=["dose5"], loops=[1]))
+        units.main(constants_of(SCRIPT, output_dir=tmp_path, arms=["dose5"], loops=[1]))
 
 
 def test_the_loops_of_a_test_need_a_protocol(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "PROTOCOL", tmp_path / "PROTOCOL.md")
+    monkeypatch.setattr(units, "PROTOCOL", tmp_path / "PROTOCOL.md")
     with pytest.raises(SystemExit, match="PROTOCOL.md is missing: the loops of a test are run"):
-        study.main(constants_of(SCRIPT, output_dir=tmp_path))
+        units.main(constants_of(SCRIPT, output_dir=tmp_path))
 
 
 def test_a_dry_run_prints_commands_and_a_time_and_runs_nothing(tmp_path, capsys):
-    study.main(constants_of(SCRIPT, **{**TINY, "output_dir": tmp_path, "dry_run": True}))
+    units.main(constants_of(SCRIPT, **{**TINY, "output_dir": tmp_path, "dry_run": True}))
     said = capsys.readouterr().out
     assert "0 of 4 loops are there; 8 models to train and measure" in said
     assert "dose50_seed1\n  python Fresh/MNIST-DDPM/initialmain.py --recipe laptop" in said
@@ -146,13 +151,13 @@ def test_a_dry_run_prints_commands_and_a_time_and_runs_nothing(tmp_path, capsys)
 
 def test_a_loop_that_fails_is_named_and_one_that_is_done_is_left_alone(tmp_path, capsys):
     found = constants(tmp_path, arms=["full", "control"], loops=[1, 1])
-    first, second = study.planned(found)
+    first, second = units.planned(found)
     storage.write(second.path, b"done")
     made = {"constants": {"seed": 5}, "inputs": {}}
     storage.save_json(made, first.home / "run_initial.json")
     (first.home / "model_initial.pth").write_bytes(b"not a model")
     with pytest.raises(SystemExit, match="1 of 1 loops failed"):
-        study.main(found)
+        units.main(found)
     said = capsys.readouterr().out
     assert "full_seed1 failed: initialmain.py" in said and "seed (was 5, is 1)" in said
     assert second.path.read_bytes() == b"done"
@@ -164,7 +169,7 @@ def test_detect_takes_the_studys_controls_for_a_users_loop(done, capsys):
     (loop,) = (unit.run.folder for unit in done if unit.arm == "dose50")
     choice = {"runs": [loop], "controls": controls, "primary": "log_posterior_20"}
     script = ROOT / "jacobian" / "detect.py"
-    detection.main(constants_of(script, **choice, primary_t=400))
+    verdict.main(constants_of(script, **choice, primary_t=400))
     found = storage.load_json(loop / "onset_w0.json")
     assert found["calibrated"] and len(found["controls"]) == 3
     assert found["streams"]["log FID"]["direction"] == "up"

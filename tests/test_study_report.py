@@ -1,4 +1,4 @@
-"""common/study_report.py on made-up unit files: the same bytes twice, numbers by other code, known
+"""common/study/report.py on made-up unit files: the same bytes twice, numbers by other code, known
 leads, studies without change, refusals."""
 
 import csv
@@ -11,9 +11,9 @@ import pytest
 from made_up_study import DOSES, PRIMARY, STREAMS, a_study, a_unit, record
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from common import power, study_figures, study_report
-from common.errors import Refusal, UserError
-from common.study_report import Question, Study
+from common.machine.errors import Refusal, UserError
+from common.study import figures, power, report
+from common.study.report import Question, Study
 
 ALPHA, G = 0.05, 5
 FID, LOSS = "log FID", "log denoising loss t=50"
@@ -23,7 +23,7 @@ FID, LOSS = "log FID", "log denoising loss t=50"
 def folder(tmp_path_factory):
     """A study and its report."""
     folder = a_study(tmp_path_factory.mktemp("study") / "digits")
-    study_report.write(folder, PRIMARY, ALPHA, G)
+    report.write(folder, PRIMARY, ALPHA, G)
     return folder
 
 
@@ -65,7 +65,7 @@ def test_deleted_results_are_made_again_byte_for_byte(folder):
     before = {name: (folder / name).read_bytes() for name in [*names, "report.html"]}
     for name in before:
         (folder / name).unlink()
-    paths = study_report.write(folder, PRIMARY, ALPHA, G)
+    paths = report.write(folder, PRIMARY, ALPHA, G)
     assert [path.name for path in paths] == list(before)
     assert {name: (folder / name).read_bytes() for name in before} == before
 
@@ -128,7 +128,7 @@ def results(rng, shift, n=20, names=("primary", FID, LOSS), controls=20, horizon
     seed = int(rng.integers(2**31))
     args = (study.controls, study.arms, ALPHA, study.direction, seed)
     null, judged = power.judge(*args, resamples=400)
-    return study_report.results(study, question, null, judged), judged
+    return report.results(study, question, null, judged), judged
 
 
 def test_a_copy_of_fid_has_no_lead_and_no_difference(tmp_path):
@@ -137,7 +137,7 @@ def test_a_copy_of_fid_has_no_lead_and_no_difference(tmp_path):
         for seed in range(8):
             grown = rng.standard_normal((G, 3)) + growth * np.arange(1, G + 1)[:, None]
             a_unit(tmp_path, arm, seed, grown[:, [0, 0, 1]], streams)
-    study_report.write(tmp_path, "copy", ALPHA, G)
+    report.write(tmp_path, "copy", ALPHA, G)
     result = verdict(tmp_path)
     lead = result["leads"]["full"][FID]
     assert (lead["median_low"], lead["median_high"], lead["n_ties"]) == (0, 0, 8)
@@ -228,13 +228,13 @@ def test_no_text_of_a_figure_is_cut_off(tmp_path, arms):
             values = np.random.default_rng([seed, *arm.encode()]).standard_normal((G, len(names)))
             a_unit(tmp_path, arm, seed, values + 9 * (arm != "control"), names)
     question = Question(next(iter(names)), FID, LOSS, ALPHA, G)
-    study = study_report.read(tmp_path, question, "test")
+    study = report.read(tmp_path, question, "test")
     null, judged = power.judge(study.controls, study.arms, ALPHA, study.direction, resamples=50)
-    leads = study_report.results(study, question, null, judged)["leads"]
+    leads = report.results(study, question, null, judged)["leads"]
     for figure in (
-        study_figures.power_curves(study, question, judged),
-        study_figures.dose_response(study, question, judged),
-        study_figures.leads(study, question, judged, study_report._plain(leads)),
+        figures.power_curves(study, question, judged),
+        figures.dose_response(study, question, judged),
+        figures.leads(study, question, judged, report._plain(leads)),
     ):
         FigureCanvasAgg(figure).draw()
         canvas = figure.bbox
@@ -289,7 +289,7 @@ def test_a_unit_that_does_not_belong_is_refused_by_name(tmp_path, changes, error
         noise[2, list(STREAMS).index(spoilt)] = np.nan
     a_unit(tmp_path, "full", 9, noise, **changed)
     with pytest.raises(error, match=text) as caught:
-        study_report.write(tmp_path, PRIMARY, ALPHA, G)
+        report.write(tmp_path, PRIMARY, ALPHA, G)
     assert ("full_seed9.npz" in str(caught.value)) == ("dose" not in changes) and "\n" not in str(
         caught.value
     )
@@ -297,40 +297,40 @@ def test_a_unit_that_does_not_belong_is_refused_by_name(tmp_path, changes, error
 
 def test_what_is_missing_is_said(tmp_path):
     with pytest.raises(UserError, match="no unit of role test"):
-        study_report.write(tmp_path, PRIMARY, ALPHA, G)
+        report.write(tmp_path, PRIMARY, ALPHA, G)
     small(tmp_path)
     with pytest.raises(UserError, match="no unit of role pilot"):
-        study_report.write(tmp_path, PRIMARY, ALPHA, G, role="pilot")
+        report.write(tmp_path, PRIMARY, ALPHA, G, role="pilot")
     with pytest.raises(UserError, match="no stream 'entropie'; there are: log FID, recall"):
-        study_report.write(tmp_path, "entropie", ALPHA, G)
+        report.write(tmp_path, "entropie", ALPHA, G)
     (tmp_path / "full_seed0.npz").rename(tmp_path / "full_seed7.npz")
     with pytest.raises(Refusal, match="full_seed7.npz holds full, seed 0"):
-        study_report.write(tmp_path, PRIMARY, ALPHA, G)
+        report.write(tmp_path, PRIMARY, ALPHA, G)
     (tmp_path / "full_seed7.npz").unlink()
     (tmp_path / "control_seed1.npz").unlink()
     with pytest.raises(UserError, match="1 controls and 1 other loops"):
-        study_report.write(tmp_path, PRIMARY, ALPHA, G)
+        report.write(tmp_path, PRIMARY, ALPHA, G)
 
 
 def test_arms_of_equal_dose_are_refused(tmp_path):
     small(tmp_path)
     a_unit(tmp_path, "other", 0, np.zeros((G, len(STREAMS))), dose=1.0)
     with pytest.raises(Refusal, match="doses above 0, each its own"):
-        study_report.write(tmp_path, PRIMARY, ALPHA, G)
+        report.write(tmp_path, PRIMARY, ALPHA, G)
 
 
 def test_other_roles_do_not_count_and_pilots_need_no_protocol(tmp_path):
     small(tmp_path)
-    study_report.write(tmp_path, PRIMARY, ALPHA, G)
+    report.write(tmp_path, PRIMARY, ALPHA, G)
     before = (tmp_path / "study.csv").read_bytes()
     rng = np.random.default_rng(5)
     for i, (arm, seed) in enumerate([("control", 8), ("control", 9), ("full", 8), ("full", 9)]):
         noise = 9 + rng.standard_normal((G, len(STREAMS)))
         a_unit(tmp_path, arm, seed, noise, role="pilot", protocol_sha256=f"draft {i}")
-    study_report.write(tmp_path, PRIMARY, ALPHA, G)
+    report.write(tmp_path, PRIMARY, ALPHA, G)
     assert (tmp_path / "study.csv").read_bytes() == before
     assert "4 units of other roles do not count" in verdict(tmp_path)["verdict"]
-    study_report.write(tmp_path, PRIMARY, ALPHA, G, role="pilot")
+    report.write(tmp_path, PRIMARY, ALPHA, G, role="pilot")
     assert verdict(tmp_path)["loops"]["control"] == {"n": 2, "seeds": [8, 9]}
 
 
@@ -339,7 +339,7 @@ def test_a_stream_that_is_not_finite_is_left_out_and_named(tmp_path):
     noise = np.random.default_rng(6).standard_normal((G, len(STREAMS)))
     noise[1, list(STREAMS).index("entropy")] = -np.inf
     a_unit(tmp_path, "full", 9, noise)
-    study_report.write(tmp_path, PRIMARY, ALPHA, G)
+    report.write(tmp_path, PRIMARY, ALPHA, G)
     result = verdict(tmp_path)
     assert result["left_out"] == {"entropy": "full_seed9.npz"}
     assert "Not judged, because not finite: entropy." in result["verdict"]
@@ -353,7 +353,7 @@ def test_a_constant_stream_and_units_that_are_longer_are_no_trouble(tmp_path):
             noise = rng.standard_normal((G + seed, len(STREAMS)))
             noise[:, list(STREAMS).index("precision")] = 0.5
             a_unit(tmp_path, arm, seed, noise)
-    study_report.write(tmp_path, PRIMARY, ALPHA, G)
+    report.write(tmp_path, PRIMARY, ALPHA, G)
     row = table(tmp_path)["full", "precision", 4]
     assert (row["effect"], row["detected"]) == ("", "0")
     assert verdict(tmp_path)["streams"]["precision"]["sd"] is None

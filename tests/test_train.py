@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from common import storage, train
 from common.data import LabelledImages, load_real
-from common.ddpm import DDPM
-from common.errors import UserError
+from common.machine import storage
+from common.machine.errors import UserError
+from common.model import train
+from common.model.ddpm import DDPM
+from common.model.train import Training, train_ddpm
+from common.model.unet import ContextUnet
 from common.seeds import Seeds
-from common.train import Training, train_ddpm
-from common.unet import ContextUnet
 
 SEEDS = Seeds(5, "tests")
 

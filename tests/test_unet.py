@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.ddpm import DDPM, from_state_dict
+from common.model.ddpm import DDPM, from_state_dict
+from common.model.unet import ContextUnet, ResidualConvBlock, frozen
 from common.seeds import Seeds
-from common.unet import ContextUnet, ResidualConvBlock, frozen
 
 N_FEAT = 16
 

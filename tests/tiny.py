@@ -12,12 +12,13 @@ from types import SimpleNamespace
 
 import torch
 
-from common import loop, run, stages, storage
 from common.data import load_real
-from common.fid import calculate_frechet_distance, feature_statistics
-from common.lenet import extract_mnist_features, train_lenet
-from common.run import Run
-from common.sample import generate_samples
+from common.loop import initial, loop, stages
+from common.machine import storage
+from common.metrics.fid import calculate_frechet_distance, feature_statistics
+from common.metrics.lenet import extract_mnist_features, train_lenet
+from common.model.sample import generate_samples
+from common.run.folder import Run, load_ddpm, load_images, load_lenet
 from common.seeds import Seeds
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,15 +75,13 @@ def initialmain(save_dir, folder=FULL, **changes):
     if not path.exists():
         storage.save(feature_network(), path)
     changes = {**TINY_INITIAL, "save_dirs": [Path(save_dir)], **changes}
-    loop.initialmain(
-        loop.training_set_of(folder), constants_of(folder / "initialmain.py", **changes)
-    )
+    initial.main(constants_of(folder / "initialmain.py", **changes))
 
 
 def main(save_dir, folder=FULL, **changes):
     """main.py in this process."""
     changes = {**TINY_MAIN, "save_dir": Path(save_dir), **changes}
-    loop.main(loop.training_set_of(folder), constants_of(folder / "main.py", **changes))
+    loop.main(constants_of(folder / "main.py", **changes))
 
 
 def consistent(folder, generations, tmp_path, trained=(0, 1)):
@@ -90,26 +89,26 @@ def consistent(folder, generations, tmp_path, trained=(0, 1)):
     samples before them gives, the samples those of the models, and the metrics those of the
     samples, up to rounding."""
     files = Run(folder, 0)
-    lenet = run.load_lenet(files.prmodel)
+    lenet = load_lenet(files.prmodel)
     real = feature_statistics(extract_mnist_features(load_real("digits").images, lenet))
     rows = {row["generation"]: row for row in files.metrics()}
     for g in generations:
-        ddpm, seeds = run.load_ddpm(files.model(g)), Seeds(0, "FullSynthetic", 0, g)
+        ddpm, seeds = load_ddpm(files.model(g)), Seeds(0, "FullSynthetic", 0, g)
         if g in trained:
             again = Run(tmp_path / "again", 0)
             constants = constants_of(FULL / "main.py", **{**TINY_MAIN, "save_every": 1e9})
-            stages.train(again, g, run.load_images(files.samples(g - 1)), constants, seeds, "")
-            expected = run.load_ddpm(again.model(g)).state_dict()
+            stages.train(again, g, load_images(files.samples(g - 1)), constants, seeds, "")
+            expected = load_ddpm(again.model(g)).state_dict()
             changes = [(v - expected[k]).abs().flatten() for k, v in ddpm.state_dict().items()]
             assert torch.cat([each.float() for each in changes]).mean() < 5e-5  # threads: 1e-5
         for paths, stage in ((files.evaluation(g), "evaluation"), (files.samples(g), "samples")):
-            found = run.load_images(paths).images
+            found = load_images(paths).images
             how = {"max_c": 30, "save_every": 1e9, "name": "test"}
             expected = generate_samples(
                 ddpm, len(found), 0, seeds=seeds, stage=stage, partial_path=tmp_path / "part", **how
             )
             assert (found.int() - expected.images.int()).abs().max() <= 1
-        images, _ = run.load_images(files.evaluation(g))
+        images, _ = load_images(files.evaluation(g))
         fake = feature_statistics(extract_mnist_features(images, lenet))
         fid = calculate_frechet_distance(*fake, *real)
         assert abs(rows[g]["fid"] - fid) <= 1e-6 * fid

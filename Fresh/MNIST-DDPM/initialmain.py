@@ -13,8 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from common import loop, settings
-from scenario import training_set
+from common import loop
 
 # What is generated
 N_with_w = 5000  # synthetic images for generation 0
@@ -50,4 +49,4 @@ save_every = 120  # seconds between saved states, at ends of epochs and of batch
 save_dirs = ["./data/w0resam/"]  # outputs, in each of these folders
 
 if __name__ == "__main__":
-    loop.initialmain(training_set, settings.from_script(globals()))
+    loop.initialmain(globals())

@@ -11,8 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from common import loop, settings
-from scenario import training_set
+from common import loop
 
 # The loop
 w = 0  # guidance weight of the samples that the next generation trains on
@@ -52,4 +51,4 @@ save_every = 120  # seconds between saved states, at ends of epochs and of batch
 save_dir = "./data/diffusion_outputs10/"  # inputs from initialmain.py, and all outputs
 
 if __name__ == "__main__":
-    loop.main(training_set, settings.from_script(globals()))
+    loop.main(globals())

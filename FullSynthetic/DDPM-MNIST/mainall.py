@@ -11,8 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from common import loop, settings
-from scenario import training_set
+from common import loop
 
 # The loop
 Wall = [1.5, 1.75, 2]  # guidance weights, a loop for each
@@ -52,4 +51,4 @@ save_every = 120  # seconds between saved states, at ends of epochs and of batch
 save_dir = "./data/t500/"  # inputs from initialmain.py, and all outputs
 
 if __name__ == "__main__":
-    loop.mainall(training_set, settings.from_script(globals()))
+    loop.mainall(globals())

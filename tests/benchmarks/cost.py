@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from common.unet import ContextUnet
+from common.model.unet import ContextUnet
 
 GPU = 40e12  # operations per second sustained: a quarter of the TF32 peak of an A100 (156e12)
 N_T = 500

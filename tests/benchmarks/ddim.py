@@ -13,13 +13,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from common.data import load_real
-from common.ddpm import DDPM
-from common.fid import calculate_frechet_distance, feature_statistics
-from common.lenet import extract_mnist_features, train_lenet
-from common.sample import generate_samples
+from common.metrics.fid import calculate_frechet_distance, feature_statistics
+from common.metrics.lenet import extract_mnist_features, train_lenet
+from common.model.ddpm import DDPM
+from common.model.sample import generate_samples
+from common.model.train import Training, train_ddpm
+from common.model.unet import ContextUnet
 from common.seeds import Seeds
-from common.train import Training, train_ddpm
-from common.unet import ContextUnet
 
 N_FEAT, N_T = 8, 500
 N_EPOCH = 4  # of 60,000 images

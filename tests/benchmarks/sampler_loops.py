@@ -17,9 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from sampling import variance
 
-from common import evaluation, run, stages, storage
 from common.data import load_real
-from common.run import Run
+from common.loop import stages
+from common.machine import storage
+from common.metrics import evaluation
+from common.run.folder import Run, load_images, load_lenet
 from common.seeds import INITIAL, Seeds
 
 
@@ -28,7 +30,7 @@ def main(folder, sample_steps, eta, n_generations):
     choice = {"sampler": "ddim", "sample_steps": sample_steps, "eta": eta, "clip_x0": True}
     constants = SimpleNamespace(**{**made, **choice}, max_c=1000, save_every=1e9)
     files, real = Run(folder, 0), load_real(constants.dataset)
-    lenet, temporary = run.load_lenet(files.prmodel), Path(tempfile.mkdtemp())
+    lenet, temporary = load_lenet(files.prmodel), Path(tempfile.mkdtemp())
     against = evaluation.reference(real, lenet, constants.N_ref, temporary / "features.pth", {})
     copies = Run(temporary, 0)
     storage.copy(files.model(INITIAL), copies.model(INITIAL))
@@ -37,11 +39,11 @@ def main(folder, sample_steps, eta, n_generations):
     for generation in (INITIAL, *range(n_generations)):
         seeds = Seeds(constants.seed, "sampler loops", 0, generation)
         if generation != INITIAL:
-            training = run.load_images(copies.samples(generation - 1))
+            training = load_images(copies.samples(generation - 1))
             stages.train(copies, generation, training, constants, seeds, "")
         paths = copies.samples(generation)
         stages.sample(copies, generation, paths, constants.N_next, 0, "samples", constants, seeds)
-        data = run.load_images(paths)
+        data = load_images(paths)
         found = evaluation.scores(data, lenet, against)
         print(
             f"| {stages.name_of(generation)} | {found['fid']:.1f} | {found['precision']:.2f} | "

@@ -12,9 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from common import evaluation, run, storage
 from common.data import load_real
-from common.sample import generate_samples
+from common.machine import storage
+from common.metrics import evaluation
+from common.model.sample import generate_samples
+from common.run.folder import Run, load_ddpm, load_lenet
 from common.seeds import INITIAL, Seeds
 
 N = 1000
@@ -29,8 +31,8 @@ def variance(data):
 
 def main(folder, steps):
     constants = storage.load_json(folder / "run_initial.json")["constants"]
-    files, real = run.Run(folder, 0), load_real(constants["dataset"])
-    lenet, ddpm = run.load_lenet(files.prmodel), run.load_ddpm(files.model(INITIAL))
+    files, real = Run(folder, 0), load_real(constants["dataset"])
+    lenet, ddpm = load_lenet(files.prmodel), load_ddpm(files.model(INITIAL))
     temporary = Path(tempfile.mkdtemp())
     against = evaluation.reference(real, lenet, N, temporary / "features.pth", {})
     print("| steps | eta | variance / real | FID | precision | recall | class accuracy |")

@@ -1,4 +1,4 @@
-"""Times `common.spectrum` against textbook code, both on one anchor of one network in one process.
+"""Times the Jacobian against textbook code, on one anchor of one network in one process.
 
     python tests/benchmarks/spectrum.py
 
@@ -19,10 +19,10 @@ import textbook_spectrum
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from common import posterior, spectrum
 from common.data import batches, load_real
-from common.ddpm import DDPM
-from common.unet import ContextUnet, frozen
+from common.model.ddpm import DDPM
+from common.model.unet import ContextUnet, frozen
+from common.spectrum import jacobian, posterior
 
 N_FEAT = 32
 N_EPOCH = 4  # of 1,500 digits
@@ -68,8 +68,8 @@ def main():
     sigma = ours.sqrtmab[t].double().numpy()
     of_class = data.images[data.labels == c]
     directions = posterior.principal_directions(of_class, 20)
-    J = spectrum.jacobian(ours.eps, *anchor)
-    eigenvalues = spectrum.eigenvalues(J)
+    J = jacobian.jacobian(ours.eps, *anchor)
+    eigenvalues = jacobian.eigenvalues(J)
 
     results, seconds = seconds_of(
         {
@@ -77,8 +77,8 @@ def main():
             "textbook, loop with a forward pass per row": lambda: textbook_spectrum.full_spectrum(
                 textbook.eps, *anchor, forward_per_row=True
             ),
-            "jacobian": lambda: spectrum.jacobian(ours.eps, *anchor),
-            "full": lambda: spectrum.eigenvalues(spectrum.jacobian(ours.eps, *anchor))[0],
+            "jacobian": lambda: jacobian.jacobian(ours.eps, *anchor),
+            "full": lambda: jacobian.eigenvalues(jacobian.jacobian(ours.eps, *anchor))[0],
             "posterior": lambda: posterior.posterior_statistics(J, sigma, eigenvalues),
             "tangent": lambda: posterior.tangent_statistics(
                 ours.eps, *anchor, eps, sigma, directions

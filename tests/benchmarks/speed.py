@@ -24,17 +24,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from common.compiled import ENOUGH_PASSES, compiled_predicted
 from common.data import LabelledImages, batches, load_real, quantised
-from common.ddpm import DDPM
-from common.fid import calculate_frechet_distance, feature_statistics
-from common.lenet import LeNet, extract_mnist_features
-from common.prdc import compute_prdc_slice, nearest_radii
-from common.sample import CPU_ROWS, balanced_labels, ddpm_chain, fast_eps, generate_samples
+from common.metrics import PRDC_K
+from common.metrics.fid import calculate_frechet_distance, feature_statistics
+from common.metrics.lenet import LeNet, extract_mnist_features
+from common.metrics.prdc import compute_prdc_slice, nearest_radii
+from common.model.compiled import ENOUGH_PASSES, compiled_predicted
+from common.model.ddpm import DDPM
+from common.model.sample import CPU_ROWS, balanced_labels, ddpm_chain, fast_eps, generate_samples
+from common.model.train import Training, train_ddpm
+from common.model.unet import ContextUnet
 from common.seeds import Seeds
-from common.settings import PRDC_K
-from common.train import Training, train_ddpm
-from common.unet import ContextUnet
 
 THREADS = 2
 SEEDS = Seeds(0, "benchmark")

@@ -1,0 +1,89 @@
+"""The summary figure of jacobian/demo.py, and what happened in the demo, in words."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from common.machine import storage
+from common.run import plots
+from common.run.folder import Run, control_rows, load_images
+from common.spectrum import measure
+
+FREE_END = 100  # the smallest singular values, of directions in which the model is uncertain
+
+
+def save(folder, controls, w=0):
+    """Writes summary.png for a finished loop and its control loops (folders), all with spectra;
+    returns its path and two or three sentences of computed numbers."""
+    run, beside = Run(folder, w), [Run(control, 0) for control in controls]
+    rows, (floor,) = run.metrics(), storage.load_rows(run.table("floor"))
+    real = control_rows(folder)
+    strips = {row["generation"]: load_images(run.strip(row["generation"])) for row in rows}
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure.suptitle("A fully synthetic loop: each generation trains on the previous one's samples")
+    panels = figure.subplot_mosaic("SSS;FRJ", height_ratios=(0.8, 1))
+    plots.draw_strips(panels["S"], strips, "samples from the same noise in every row")
+    for name, key, label in (("F", "fid", "FID"), ("R", "recall", "recall")):
+        _draw_metric(panels[name], rows, real, float(floor[key]), key, label)
+    _draw_free_end(panels["J"], run, beside)
+    path = folder / "summary.png"
+    storage.save_figure(figure, path)
+    return path, _sentences(rows, real, floor)
+
+
+def _draw_metric(axes, rows, real, floor, key, label):
+    plots.draw_band(axes, real, key)
+    plots.draw_floor(axes, floor, "black", "real images")
+    values = [row[key] for row in rows]
+    axes.plot([row["generation"] for row in rows], values, color=plots.ORANGE, marker="o")
+    axes.set(title=label, ylim=(0, None if key == "fid" else 1.05))
+    plots.generation_axis(axes, rows)
+    axes.set_xlabel("generation")
+    axes.legend(fontsize=7)
+
+
+def _draw_free_end(axes, run, controls):
+    """The smallest singular values of sigma J, mean over the anchors."""
+
+    def curves(of):
+        arrays = measure.load(of.table("spectra", "npz"))
+        values = np.sqrt(arrays["eigenvalues"][:, 0]).mean(axis=1) * arrays["sigma"][0]
+        return arrays, dict(zip(arrays["generations"].tolist(), values[:, -FREE_END:], strict=True))
+
+    arrays, ours = curves(run)
+    real = np.stack([row for of in controls for g, row in curves(of)[1].items() if g >= 0])
+    index = np.arange(arrays["eigenvalues"].shape[-1])[-FREE_END:] + 1
+    axes.fill_between(index, real.min(axis=0), real.max(axis=0), color="0.85", label="controls")
+    for (g, row), colour in zip(ours.items(), plots.generation_colours(len(ours)), strict=True):
+        axes.plot(index, row, color=colour, label=plots.generation_name(g))
+    axes.set(
+        title="smallest singular values of $\\sigma_t J$",
+        xlabel=f"index (of {index[-1]}), t = {arrays['t'][0]} of {arrays['n_T']}",
+        ylabel="singular value",
+        yscale="log",
+    )
+    axes.legend(fontsize=7, ncols=3, loc="lower left")
+    axes.grid(alpha=0.3)
+
+
+def _sentences(rows, real, floor):
+    first, last = rows[0], rows[-1]
+
+    def span(key, digits):
+        values = [row[key] for row in real]
+        return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+    rose = "rose" if last["fid"] > first["fid"] else "fell"
+    fell = "fell" if last["recall"] < first["recall"] else "rose"
+    return (
+        f"In {last['generation'] + 1} generations without real images FID {rose} from "
+        f"{first['fid']:.0f} to {last['fid']:.0f} and recall {fell} from {first['recall']:.2f} to "
+        f"{last['recall']:.2f}; {len(real)} models that were trained on real images instead have "
+        f"FID {span('fid', 0)} and recall {span('recall', 2)}, and {floor['N']} real images have "
+        f"FID {float(floor['fid']):.1f}.\n"
+        f"The initial model puts {100 * first['accuracy']:.0f} % of its samples into the class "
+        f"that was asked for, the last one {100 * last['accuracy']:.0f} %.\n"
+        "The sampler's 25 steps lose variance by themselves, which a loop compounds and controls "
+        "do not; recall falls as much with 500 steps (README).\n"
+        "One loop is one observation: it does not show whether the spectrum is earlier than FID. "
+        "For that many loops are needed: see jacobian/study/README.md."
+    )

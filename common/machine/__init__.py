@@ -1,0 +1,1 @@
+"""Files, processes, devices, errors: what has nothing to do with models."""

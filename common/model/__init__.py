@@ -1,0 +1,1 @@
+"""The network, the diffusion model, training it, and sampling from it."""

@@ -1,0 +1,334 @@
+"""Where the numbers of a run come from, and whether two runs can be compared.
+
+A control generation trains on real images, new ones in place of every synthetic one. It is a draw
+from the null of a loop if all else is the same: the recipe, the training set's size, the data, and
+what measures the models. Where all images are new (FullSynthetic and Fresh), controls of one
+scenario serve the other; those of AugmentedSynthetic share the loop's fixed real images. Fresh
+with resample_real = False has fixed real images too, drawn once for the loop: over such draws each
+generation has the controls' distribution, and generations that are alike alarm no more often.
+A control draws under the name of its own scenario ("Fresh control"), so it shares no random
+number with a loop of the same seed, but all of them with a control of the same seed.
+"""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from common.machine import storage
+from common.machine.errors import Refusal
+from common.run.record import PUBLISHED_DEFAULTS
+from common.seeds import INITIAL
+
+MIXTURE = ("N_next", "N_with_w", "N_real", "resample_real", "accumulate")
+# Constants that shape neither a model nor its samples, or have a field of their own.
+APART = {*MIXTURE, "N_initial", "N_eval", "N_ref", "dataset", "seed", "initial_seed", "w"}
+APART |= {"init_from", "control", "deterministic", "fast", "generation_number", "max_c"}
+APART |= {"save_every", "save_dir", "save_dirs", "Wall", "script", "recipe", "words"}
+USELESS = ("n_T", "beta1", "beta2", "n_feat", "n_classes", "dataset")  # if they change in a loop
+
+ANCHORS = {"anchors": "anchors", "sample_anchors": "sampled anchors"}
+
+NEW_IMAGES = ("FullSynthetic", "Fresh")  # scenarios whose controls train on new images only
+REAL_IMAGES = {"mnist": 60_000, "digits": 1_500}  # N_real means all of them where it is more
+N_HELD_OUT_BEFORE = 200  # in spectra_w{w}.npz that do not say it
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a run was made and measured; None is what no file tells.
+
+    recipe: {constant: value} of what shapes a model or its samples; mixture: what its training
+    sets are made of, and N_train how many images; N_fixed: the real ones among them that never
+    change, chosen by initial_seed. anchors: {"dataset", "index", "seed", "t", ...}. models: the
+    hashes of its measured models.
+    """
+
+    folder: Path
+    scenario: str | None = None
+    control: bool | None = None
+    init_from: str | None = None
+    seed: int | None = None
+    w: float | None = None
+    dataset: str | None = None
+    dataset_sha256: str | None = None
+    recipe: Any = None
+    mixture: Any = None
+    N_train: Any = None
+    N_fixed: int | None = None
+    initial_seed: int | None = None
+    N_eval: Any = None
+    N_ref: int | None = None
+    feature_network: str | None = None
+    anchors: Any = None
+    sample_anchors: Any = None
+    models: frozenset = frozenset()
+
+    def flat(self):
+        """{name: value} of what is compared, the constants of recipe and mixture by their names."""
+        found = {}
+        for field in fields(self)[1:-1]:
+            value = getattr(self, field.name)
+            if field.name in ANCHORS:
+                name = ANCHORS[field.name]
+                found |= {f"{name}' {part}": each for part, each in (value or {}).items()}
+            elif isinstance(value, dict):
+                found |= value
+            else:
+                found[field.name] = value
+        return found
+
+
+def read(run):
+    """The Provenance of a Run, from its record, its metrics and its spectra, as far as there are
+    any. A run that other code made has no record: recipe and data are unknown then."""
+    known = _from_record(run) if run.table("run", "json").exists() else {"w": run.w}
+    rows = [row["N_eval"] for row in run.metrics() if row["generation"] != INITIAL]
+    if rows:
+        known["N_eval"] = rows[0] if len(set(rows)) == 1 else sorted(set(rows))
+    if "feature_network" not in known and run.prmodel.exists():
+        known["feature_network"] = storage.sha256(run.prmodel)
+    if run.table("spectra", "npz").exists():
+        arrays = storage.load_arrays(run.table("spectra", "npz"), "jacobian/spectra.py")
+        known["anchors"] = _anchors(arrays, known.get("dataset"))
+        of_samples = run.table("spectra_of_samples", "npz")
+        if of_samples.exists():
+            arrays_of_samples = storage.load_arrays(of_samples, "jacobian/spectra.py")
+            known["sample_anchors"] = _anchors(arrays_of_samples, known.get("dataset"))
+        hashes = zip(arrays["generations"], arrays["checkpoint_sha256"], strict=True)
+        known["models"] = frozenset(str(sha) for g, sha in hashes if g != INITIAL)
+    return Provenance(run.folder, **known)
+
+
+def as_json(provenance):
+    """A Provenance without its folder, as what JSON can hold."""
+    found = {**vars(provenance), "models": sorted(provenance.models)}
+    del found["folder"]
+    return found
+
+
+def from_json(folder, found):
+    """The Provenance that `as_json` made, of a folder or file."""
+    return Provenance(folder, **{**found, "models": frozenset(found["models"])})
+
+
+def recorded(run):
+    """The record of a Run as it is in its file, or None where other code made the run."""
+    path = run.table("run", "json")
+    return storage.load_json(path, "main.py") if path.exists() else None
+
+
+def _from_record(run):
+    record = recorded(run)
+    constants, inputs = {**PUBLISHED_DEFAULTS, **record["constants"]}, record["inputs"]
+    scenario, *control = record["scenario"].split(" control")
+    n_fixed = 0 if scenario in NEW_IMAGES else _at_most_all(constants["N_real"], constants)
+    initial_seed = record.get("initial_seed", constants["seed"])
+    return {
+        "scenario": scenario,
+        "control": bool(control),
+        "init_from": constants["init_from"],
+        "seed": constants["seed"],
+        "w": run.w,
+        "dataset": constants["dataset"],
+        "dataset_sha256": inputs["dataset"],
+        "recipe": recipe(constants),
+        "mixture": {name: constants[name] for name in MIXTURE if name in constants},
+        "N_train": training_size(constants, growing=not control),
+        "N_fixed": n_fixed,
+        "initial_seed": initial_seed if n_fixed else None,
+        "N_eval": constants["N_eval"],
+        "N_ref": constants["N_ref"],
+        "feature_network": inputs["prmodel.pth"],
+    }
+
+
+def _anchors(arrays, dataset):
+    """What models were measured at; a file that does not name its dataset took that of the run."""
+    return {
+        "dataset": str(arrays["dataset"]) if "dataset" in arrays else dataset,
+        "seed": int(arrays["seed"]) if "seed" in arrays else None,
+        "index": arrays["anchor_index"].tolist(),
+        "t": arrays["t"].tolist(),
+        "n_T": int(arrays["n_T"]),
+        "sigma": [round(float(sigma), 5) for sigma in arrays["sigma"]],
+        "n_held_out": int(arrays.get("n_held_out", N_HELD_OUT_BEFORE)),
+    }
+
+
+def recipe(constants):
+    """{constant: value} of the constants that shape a model or its samples: those that are not
+    named in APART. What another constant makes idle is left out: passes over the data when the
+    steps are counted, and the settings of DDIM where it does not sample."""
+    made = {**PUBLISHED_DEFAULTS, **constants}
+    idle = {"n_epoch"} if made["n_step"] else set()
+    if made["sampler"] == "ddpm":
+        idle |= {"sample_steps", "eta", "clip_x0"}
+    return {name: value for name, value in made.items() if name not in APART | idle}
+
+
+def training_size(constants, growing=True):
+    """How many images each generation of a loop trains on; a text where the number grows."""
+    if "N_next" in constants:
+        return constants["N_next"]
+    if "N_initial" in constants:
+        return constants["N_with_w"] + constants["N_real"]
+    n_fixed = _at_most_all(constants["N_real"], constants)
+    if constants.get("accumulate") and growing:
+        return f"{n_fixed} and {constants['N_with_w']} more in each generation (accumulate)"
+    return n_fixed + constants["N_with_w"]
+
+
+def _at_most_all(n_real, constants):
+    return min(n_real, REAL_IMAGES[constants["dataset"]])
+
+
+def difference(one, other, may_differ=()):
+    """The first field in which two Provenances differ, with both values, in a sentence; or None.
+
+    Fields named in may_differ may differ: "mixture" and "recipe" stand for all their constants.
+    What is unknown of either is not compared.
+    """
+    for name, (ours, theirs) in differences(one, other, may_differ).items():
+        return f"{name} is {_shown(ours)} in {one.folder}, but {_shown(theirs)} in {other.folder}"
+    return None
+
+
+def differences(one, other, may_differ=()):
+    """{field: (value, other value)} of all fields in which two Provenances differ."""
+    excused = set(may_differ)
+    for group in ("recipe", "mixture"):
+        if group in excused:
+            excused |= {*(getattr(one, group) or {}), *(getattr(other, group) or {})}
+    ours, theirs = one.flat(), other.flat()
+    return {
+        name: (ours[name], theirs[name])
+        for name in ours
+        if name not in excused
+        and ours[name] is not None
+        and theirs.get(name) is not None
+        and ours[name] != theirs[name]
+    }
+
+
+def unknown(provenance):
+    """What no file tells about a run, in words; "" when all is known."""
+    names = [name for name, value in provenance.flat().items() if value is None]
+    if not provenance.recipe:
+        names.append("recipe")
+    return ", ".join(name for name in names if name not in ("initial_seed", "mixture"))
+
+
+def _shown(value):
+    """A value in a message: hashes and long lists by their beginning."""
+    if isinstance(value, str) and len(value) == 64:
+        return value[:12]
+    if isinstance(value, list) and len(value) > 10:
+        return f"{str(value[:10])[:-1]}, ...]"
+    return json.dumps(value) if isinstance(value, str) else str(value)
+
+
+# What may differ between the loops that are judged together, and between a loop and its control.
+BETWEEN_LOOPS = ("seed", "initial_seed")
+LOOP_AND_CONTROL = ("seed", "w", "control", "mixture")
+
+
+def check_loops(loops):
+    """Refusal when Provenances of loops that are judged together are not of one kind, or when two
+    of them are the same."""
+    for i, loop in enumerate(loops):
+        if text := difference(loops[0], loop, BETWEEN_LOOPS):
+            raise Refusal(f"loops that are judged together must be of one kind: {text}")
+        for other in loops[:i]:
+            if loop.models & other.models:
+                raise Refusal(
+                    f"{other.folder} and {loop.folder} hold the same models: they count as one loop"
+                )
+
+
+def check_controls(loops, controls):
+    """Refusal when a Provenance in `controls` is not that of a control, or not one of these loops,
+    or when two of them are the same or draw the same random numbers."""
+    for control in controls:
+        if control.recipe is None:
+            raise Refusal(
+                f"{control.folder} has no run_w0.json: without its record nobody knows what it "
+                "is a control of"
+            )
+        if not control.control:
+            raise Refusal(
+                f"control is False in {control.folder}, but True in a control loop: make one "
+                "with main.py --control True"
+            )
+        if control.init_from != "scratch":
+            raise Refusal(
+                f'init_from is {_shown(control.init_from)} in {control.folder}, but "scratch" in '
+                "a control loop: fine-tuned generations are a chain, not independent draws"
+            )
+    for i, control in enumerate(controls):
+        for other in [*loops, *controls[:i]]:
+            if control.models & other.models:
+                raise Refusal(
+                    f"{other.folder} and {control.folder} hold the same models: a loop is not "
+                    "its own control"
+                )
+        for other in controls[:i]:
+            if control.seed == other.seed:
+                raise Refusal(
+                    f"seed is {control.seed} in {other.folder} and also {control.seed} in "
+                    f"{control.folder}: two control loops must have different seeds"
+                )
+    for loop in loops:
+        for control in controls:
+            both_new = {loop.scenario, control.scenario} <= set(NEW_IMAGES)
+            may_differ = (*LOOP_AND_CONTROL, *(["scenario"] if both_new else []))
+            if text := difference(loop, control, may_differ):
+                raise Refusal(
+                    f"{text}: a control differs from the loop in nothing but its seed and its "
+                    "real images"
+                )
+
+
+def check_initial(constants, initial):
+    """Refusal when a loop cannot go on from its initial model: {constant: value} of main.py (or of
+    a loop's record) against those of initialmain.py in run_initial.json."""
+    ours, made = {**PUBLISHED_DEFAULTS, **constants}, {**PUBLISHED_DEFAULTS, **initial}
+    for name in USELESS:
+        if name in ours and name in made and ours[name] != made[name]:
+            raise Refusal(
+                f"initialmain.py ran with {name} = {made[name]!r}, not {ours[name]!r}: "
+                f"add --{name} {made[name]}, or take another save_dir"
+            )
+    drawn = ours["control"] or ours.get("resample_real") == "redraw"
+    used = made["seed"], made.get("N_real")
+    if "N_initial" in ours and not drawn and used != (ours["seed"], ours["N_initial"]):
+        raise Refusal(
+            f"initialmain.py ran with seed = {used[0]} and N_real = {used[1]}, not seed = "
+            f"{ours['seed']} and N_initial = {ours['N_initial']}: give main.py the same seed, and "
+            "N_initial = that N_real, or real images of the initial model would come back as fresh"
+        )
+
+
+def initial_differences(constants, initial):
+    """One line on what changes from the initial model to the generations, or None: {constant:
+    value} of main.py (or of a loop's record) against those of initialmain.py.
+
+    Compared is all that shapes a model or its samples, and how many images it trains on. A
+    control's generations owe nothing to the initial model.
+    """
+    if constants.get("control"):
+        return None
+    ours, made = recipe(constants), recipe(initial)
+    found = [
+        (name, made[name], value)
+        for name, value in ours.items()
+        if name in made and made[name] != value
+    ]
+    n_initial, n_train = _at_most_all(initial["N_real"], initial), training_size(constants)
+    if n_initial != n_train:
+        found.append(("training-set size", n_initial, n_train))
+    texts = [f"{name} (initial {old}, generations {new})" for name, old, new in found]
+    n_wanted = constants.get("N_next", constants.get("N_with_w"))
+    if initial["N_with_w"] < n_wanted:
+        texts.append(f"synthetic images (generation 0 {initial['N_with_w']}, later {n_wanted})")
+    return f"generation 0 contains a change of recipe: {', '.join(texts)}" if texts else None

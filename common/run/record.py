@@ -1,0 +1,103 @@
+"""The record of how a run was made: run_w{w}.json, which binds from the first finished stage on."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import sklearn
+import torch
+import torchvision
+
+from common.machine import storage
+from common.machine.errors import UserError
+
+# Constants that only extend or batch a run, and may change when it continues. A page needs some.
+SHOWN = ("generation_number", "max_c", "save_every", "recipe", "initial_seed")
+FREE = (*SHOWN, "save_dir", "save_dirs", "Wall", "w", "script", "words")
+
+# What a record means that lacks a constant, because it was made before there was one.
+PUBLISHED_DEFAULTS = {
+    "n_step": 0,
+    "loss_weight": "plain",
+    "amp": False,
+    "sampler": "ddpm",
+    "sample_steps": 50,
+    "eta": 0.0,
+    "clip_x0": False,
+    "init_from": "scratch",
+    "control": False,
+    "N_ref": 0,
+}
+
+
+def save_record(path, constants, scenario, inputs, binding, **current):
+    """Writes how a run is made; checks it when the run continues.
+
+    constants: those of the script; scenario: the name of what it runs; inputs: {file name or
+    dataset: hash}. UserError names the constants and inputs that changed since the run began, if
+    the record is `binding`: a finished stage was made with them. Until then it is written anew.
+    current: what else may change, kept as it is now.
+    """
+    fixed = {name: value for name, value in vars(constants).items() if name not in FREE}
+    folder = "/".join(constants.script.parts[-3:-1])
+    free = {name: getattr(constants, name) for name in SHOWN if hasattr(constants, name)}
+    current = {"scenario": scenario, "folder": folder, **free, **current}
+    made = {
+        **current,
+        "constants": fixed,
+        "inputs": inputs,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+            "scikit-learn": sklearn.__version__,
+        },
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+    if not path.exists() or not binding:
+        storage.save_json(made, path)
+        return
+    if not storage.intact(path):
+        raise UserError(
+            f"{path.name}, the record of this run's constants, was damaged: make sure that the "
+            "constants are still the same, then run the same command again"
+        )
+    before = storage.load_json(path)
+    for kind in ("constants", "inputs"):
+        old, new = ({**PUBLISHED_DEFAULTS, **each[kind]} for each in (before, made))
+        changed = [
+            f"{name} (was {old.get(name)}, is {new.get(name)})"
+            for name in dict.fromkeys([*old, *new])
+            if old.get(name) != new.get(name)
+        ]
+        if changed:
+            raise UserError(
+                f"{path.name} in {path.parent} began with other {kind}: {', '.join(changed)}; "
+                "restore them, or start a new run, initialmain.py first, in another save_dir"
+            )
+    for kind in ("versions", "device", "threads"):
+        if before[kind] != made[kind]:
+            print(
+                f"note: this run began with {kind} {before[kind]}, not {made[kind]}: "
+                "results may differ by float rounding"
+            )
+    if {**before, **current} != before:
+        storage.save_json({**before, **current}, path)
+
+
+def _commit():
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

@@ -1,0 +1,331 @@
+"""The Jacobian spectra of a run's checkpoints on anchors that never change.
+
+Anchors are real test images, as many of each class, each with its own label and one fixed noise
+per (anchor, t): the same for every generation and every run, so that what differs is the model.
+Or they are samples of the run's initial model: then nothing here needs real images, not even the
+principal directions of the classes. What costs K backward passes and no whole J is measured on
+more images of the same source.
+"""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import svds
+from tqdm import tqdm
+
+from common.data import balanced_order, load_real
+from common.machine import processes, storage
+from common.machine.errors import UserError, one_line
+from common.page import report
+from common.run import provenance
+from common.run.folder import Run, load_ddpm, load_images
+from common.seeds import INITIAL, Seeds
+from common.settings import number_text
+from common.spectrum import jacobian, posterior
+
+N_VECTORS = 3  # leading singular vectors kept per anchor and time
+N_HELD_OUT = 200  # test images of the denoising loss, none of them an anchor
+N_TANGENT = 100  # the first of them: those of the tangent statistics
+PUBLISHED_N_T = 500  # the n_T that the constant `timesteps` refers to
+
+OF_J = ("eigenvalues", "trace", "asymmetry", "leading_vectors", *posterior.STATISTICS)
+PER_GENERATION = (*OF_J, *posterior.TANGENT, "denoising_loss")
+FILES = {"test": "spectra", "samples": "spectra_of_samples"}  # by `anchors_from`
+
+
+class Anchors(NamedTuple):
+    """Images to differentiate at: x_0 float (A, 1, 28, 28), labels and indices int64 (A,)."""
+
+    x_0: torch.Tensor
+    labels: torch.Tensor
+    index: torch.Tensor
+    seeds: Seeds
+
+    def noise(self, t):
+        """Standard normal (A, 1, 28, 28), a function of (seed, image, t) and of nothing else."""
+        return torch.stack(
+            [
+                torch.randn(
+                    self.x_0.shape[1:],
+                    generator=self.seeds.torch_generator("noise", 10_000 * i + t),
+                )
+                for i in self.index.tolist()
+            ]
+        )
+
+
+def select(source, seed, n_anchors, skip=0):
+    """n_anchors of the LabelledImages `source`, as many of each class, after the first `skip` of
+    the same order."""
+    seeds = Seeds(seed, "anchors")
+    order = balanced_order(source.labels, seeds.numpy_generator("order"))
+    if skip + n_anchors > len(order):
+        raise UserError(
+            f"{skip + n_anchors} images are needed, but there are {len(order)} in equal classes"
+        )
+    index = order[skip : skip + n_anchors]
+    images, labels = source.subset(index)
+    return Anchors(images.float() / 255, labels, index, seeds)
+
+
+def scaled(timesteps, n_T):
+    """Timesteps of a model with n_T = 500 as those of one with n_T steps, 1 to n_T, float64."""
+    t = [min(n_T, max(1, round(step * n_T / PUBLISHED_N_T))) for step in timesteps]
+    if len(set(t)) < len(t):
+        raise UserError(f"timesteps = {timesteps} fall together at n_T = {n_T}: give fewer")
+    return t
+
+
+def checkpoints(folder, w):
+    """{generation: path} of a folder's models, the initial one (INITIAL) first when it is there."""
+    run_ = Run(folder, w)
+    pattern = re.compile(rf"model_(\d+)_w{re.escape(number_text(w))}\.pth")
+    numbers = sorted(
+        int(m[1]) for path in folder.glob("model_*") if (m := pattern.fullmatch(path.name))
+    )
+    if not numbers:
+        raise UserError(f"no model_0_w{number_text(w)}.pth in {folder}: run main.py first")
+    initial = [INITIAL] if run_.model(INITIAL).exists() else []
+    return {generation: run_.model(generation) for generation in [*initial, *numbers]}
+
+
+@processes.led
+def main(constants):
+    """What jacobian/spectra.py runs: spectra_w{w}.npz of every checkpoint of run_dir."""
+    with one_line():
+        paths = checkpoints(constants.run_dir, constants.w)
+        if constants.generations:
+            missing = set(constants.generations) - set(paths)
+            if missing:
+                raise UserError(
+                    f"no checkpoint of generations {sorted(missing)}: run main.py first"
+                )
+            paths = {g: paths[g] for g in paths if g == INITIAL or g in constants.generations}
+        run_ = Run(constants.run_dir, constants.w)
+        path = run_.table(FILES[constants.anchors_from], "npz")
+        if record := provenance.recorded(run_):
+            constants.dataset = record["constants"]["dataset"]
+        with storage.lock(path.with_suffix(".lock")):
+            new = measure(paths, path, constants)
+        where = f"test images of {constants.dataset}"
+        if constants.anchors_from == "samples":
+            where = "samples of the initial model"
+        print(f"{_count(len(new), len(paths))} at {where}: {storage.shown(path)}")
+        report.announce(report.write(constants.run_dir, constants.w))
+
+
+def _count(n_new, n_all):
+    if n_new == n_all:
+        return f"all {n_all} checkpoints measured"
+    if n_new == 0:
+        return f"nothing to measure: all {n_all} checkpoints were measured before"
+    return f"{n_new} of {n_all} checkpoints measured, the others before"
+
+
+def measure(paths, path, constants):
+    """Adds the spectra of checkpoints {generation: path} to the file `path`, one by one.
+
+    A checkpoint that the file holds already (by content) is not measured again. Returns the
+    generations that were. UserError when the file was made with other anchors or timesteps.
+    """
+    anchors, held_out, directions = _chosen(constants)
+    schedule = load_ddpm(next(iter(paths.values()))).cpu().sqrtmab
+    n_T = len(schedule) - 1
+    times = scaled(constants.timesteps, n_T)
+    kept = _kept(path)
+    hashes = {generation: storage.sha256(file) for generation, file in paths.items()}
+    if kept:
+        ours = {"t": times, "anchor_index": anchors.index.tolist(), "dataset": constants.dataset}
+        for name, value in ours.items():
+            if name in kept and kept[name].tolist() != value:
+                raise UserError(f"{path} has other {name}: move it away, or restore the constants")
+    rows = {
+        int(generation): {name: kept[name][i] for name in (*PER_GENERATION, "checkpoint_sha256")}
+        for i, generation in enumerate(kept.get("generations", []))
+    }
+    new = [g for g in paths if g not in rows or str(rows[g]["checkpoint_sha256"]) != hashes[g]]
+    for generation in tqdm(new, desc="spectra", unit="checkpoint", disable=None):
+        ddpm = load_ddpm(paths[generation])
+        if ddpm.n_T != n_T or not torch.allclose(ddpm.sqrtmab.cpu(), schedule, atol=1e-5):
+            raise UserError(f"{paths[generation]} has another schedule (n_T, betas) than the first")
+        rows[generation] = {
+            **processes.together(
+                _spectra,
+                ddpm.cpu(),
+                anchors,
+                held_out,
+                directions,
+                times,
+                device=processes.device().type,
+            ),
+            "checkpoint_sha256": hashes[generation],
+        }
+        order = sorted(rows)
+        arrays = {name: np.stack([rows[g][name] for g in order]) for name in rows[generation]}
+        sigma, alphabar = (getattr(ddpm, name).cpu()[times] for name in ("sqrtmab", "alphabar_t"))
+        arrays |= {
+            "generations": np.array(order),
+            "checkpoint_names": np.array(
+                [Run(path.parent, constants.w).model(g).name for g in order]
+            ),
+            "t": np.array(times),
+            "n_T": np.array(n_T),
+            "timesteps": np.array(constants.timesteps),
+            "dataset": np.array(constants.dataset),
+            "anchors_from": np.array(constants.anchors_from),
+            "seed": np.array(constants.seed),
+            "n_held_out": np.array(N_HELD_OUT),
+            "sigma": sigma.double().numpy(),
+            "alphabar": alphabar.double().numpy(),
+            "anchor_index": anchors.index.numpy(),
+            "anchor_labels": anchors.labels.numpy(),
+        }
+        storage.save_arrays(arrays, path)
+    return new
+
+
+def _kept(path):
+    """The arrays that are there. What an earlier version measured, which was less, is set aside."""
+    kept = load(path) if storage.intact(path) else {}
+    if kept and not set(PER_GENERATION) <= kept.keys():
+        aside = path.with_name(f"{path.stem}_earlier.npz")
+        storage.copy(path, aside)
+        print(
+            f"note: {path.name} is of an earlier version, which measured less: kept as "
+            f"{aside.name}, all checkpoints are measured again"
+        )
+        return {}
+    return kept
+
+
+def _chosen(constants):
+    """The Anchors; others of the same source; and the principal directions (10, K, D) of each class
+    in what the models are to know: the real training images, or samples of the initial model."""
+    seed, n_anchors = constants.seed, constants.n_anchors
+    if constants.anchors_from == "samples":
+        paths = Run(constants.run_dir, constants.w).evaluation(INITIAL)
+        source = known = load_images(paths, "main.py")
+    else:
+        source, known = load_real(constants.dataset, train=False), load_real(constants.dataset)
+    try:
+        chosen = select(source, seed, n_anchors), select(source, seed, N_HELD_OUT, skip=n_anchors)
+        k = max(posterior.N_DIRECTIONS)
+        of_class = [
+            posterior.principal_directions(known.images[known.labels == c], k) for c in range(10)
+        ]
+    except (UserError, ValueError) as error:
+        raise UserError(
+            f"n_anchors = {n_anchors} and {N_HELD_OUT} images for the denoising loss: {error}; "
+            "give a smaller n_anchors, or more images"
+        ) from error
+    return *chosen, torch.stack(of_class)
+
+
+def load(path):
+    """The arrays of a spectra_w{w}.npz as a dict. Its axes: G generations (INITIAL = -1 first), T
+    times, A anchors, H other images, D = 784: eigenvalues of J^T J (G, T, A, D) descending;
+    trace and asymmetry of J and `posterior.STATISTICS` (G, T, A); leading_vectors
+    (G, T, A, 3, D); `posterior.TANGENT` (G, T, H); denoising_loss (G, T); and their conditions."""
+    return storage.load_arrays(path, "jacobian/spectra.py")
+
+
+def statistics(arrays):
+    """{name: (G, T, A)} of `spectrum.spectrum_statistics` for what `load` returns; of `posterior`,
+    too, where the file has them, the logarithms of the tangent variances (G, T, H)."""
+    sigma, alphabar = arrays["sigma"][:, None], arrays["alphabar"][:, None]
+    found = jacobian.spectrum_statistics(
+        arrays["eigenvalues"], arrays["trace"], arrays["asymmetry"], sigma, alphabar
+    )
+    if "free_directions" in arrays:  # not in files of earlier versions
+        found |= {name: arrays[name] for name in posterior.STATISTICS}
+        for k in posterior.N_DIRECTIONS:
+            name = f"tangent_variance_{k}"
+            found[name] = posterior.log_tangent_variance(arrays[name])
+    return found
+
+
+def overconfidence(arrays):
+    """{"overconfidence_10", "_20": (G, T)} over the held-out images; {} for an earlier file."""
+    if "free_directions" not in arrays:
+        return {}
+    return {
+        f"overconfidence_{k}": posterior.overconfidence(
+            arrays[f"tangent_residual_{k}"], arrays[f"tangent_variance_{k}"]
+        )
+        for k in posterior.N_DIRECTIONS
+    }
+
+
+def _spectra(ddpm, anchors, held_out, directions, times, *, device):
+    """What one checkpoint adds to the file: {name: array} for the names in PER_GENERATION.
+
+    The processes take the images in turns.
+    """
+    ddpm = ddpm.to(device).frozen()
+    chunk = 16 if device == "cpu" else 112  # rows of J at a time
+    sigmas = ddpm.sqrtmab.double().tolist()
+    noised = {
+        (k, t): _noised(ddpm, images, t, device)
+        for k, images in enumerate((anchors, held_out))
+        for t in times
+    }
+
+    def of_anchor(t, a):
+        x_t, t_, c, _ = (part[a : a + 1] for part in noised[0, t])
+        J = jacobian.jacobian(ddpm.eps, x_t, t_, c, chunk)
+        eigenvalues = jacobian.eigenvalues(J)
+        found = posterior.posterior_statistics(J, sigmas[t], eigenvalues)
+        return {name: values[0] for name, values in found.items()} | {
+            "eigenvalues": eigenvalues[0],
+            "trace": jacobian.trace(J)[0],
+            "asymmetry": jacobian.asymmetry(J)[0],
+            "leading_vectors": _leading_vectors(J[0].double().cpu().numpy()),
+        }
+
+    def of_held_out(t, a):
+        x_t, t_, c, noise = (part[a : a + 1] for part in noised[1, t])
+        at = x_t, t_, c, noise, sigmas[t], directions[c.item()]
+        found = posterior.tangent_statistics(ddpm.eps, *at, chunk)
+        return {name: values[0] for name, values in found.items()}
+
+    kinds = ((of_anchor, OF_J, len(anchors.index)), (of_held_out, posterior.TANGENT, N_TANGENT))
+    jobs = [(k, t, a) for k in (0, 1) for t in times for a in range(kinds[k][2])]
+    first = processes.rank() == 0
+    bar = tqdm(
+        jobs[processes.rank() :: processes.count()],
+        desc="one in each process",
+        unit="image",
+        disable=None if first else True,
+        leave=False,
+    )
+    results = processes.gathered(lambda: {(k, t, a): kinds[k][0](t, a) for k, t, a in bar})
+    of_job = {job: found for result in results for job, found in result.items()}
+    found = {
+        name: np.stack([[of_job[k, t, a][name] for a in range(n)] for t in times])
+        for k, (_, names, n) in enumerate(kinds)
+        for name in names
+    }
+    with torch.inference_mode():
+        losses = []
+        for t in times:
+            x_t, t_, c, noise = noised[1, t]
+            losses.append((ddpm.eps(x_t, t_, c) - noise).double().square().mean().item())
+    return {**found, "denoising_loss": np.stack(losses)}
+
+
+def _leading_vectors(J):
+    """The right singular vectors (N_VECTORS, D) of the largest singular values of J (D, D), each
+    with the sign that makes its largest component positive."""
+    _, values, vectors = svds(J, k=N_VECTORS, v0=np.ones(len(J)))
+    vectors = vectors[np.argsort(values)[::-1]]
+    largest = np.abs(vectors).argmax(axis=1)
+    return (vectors * np.sign(vectors[np.arange(N_VECTORS), largest])[:, None]).astype(np.float32)
+
+
+def _noised(ddpm, anchors, t, device):
+    """x_t (A, 1, 28, 28), t (A,), labels (A,) and the noise in x_t, on the device."""
+    c, noise = anchors.labels.to(device), anchors.noise(t).to(device)
+    t_ = torch.full_like(c, t)
+    return ddpm.noised(anchors.x_0.to(device), noise, t_), t_, c, noise
