@@ -1,5 +1,6 @@
-"""Labelled images: MNIST, the built-in digits, and batches of either."""
+"""Labelled images: MNIST and its like, the built-in digits, a file of one's own; and batches."""
 
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -8,12 +9,13 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torchvision.datasets import MNIST
+from torchvision.datasets import KMNIST, MNIST, FashionMNIST
 
 from common.machine import storage
 from common.machine.errors import UserError
 
-N_TEST_DIGITS = 297
+LIKE_MNIST = {"mnist": MNIST, "fashion_mnist": FashionMNIST, "kmnist": KMNIST}
+N_MNIST, N_DIGITS = (60_000, 10_000), (1_500, 297)  # training and test images
 
 
 class LabelledImages(NamedTuple):
@@ -37,45 +39,84 @@ def concatenate(parts):
 
 
 def load_real(dataset, train=True):
-    """The training or test part of "mnist" (60,000 / 10,000) or "digits" (1,500 / 297).
+    """The training or test part of a dataset: images of 10 classes.
 
-    MNIST lies in the folder named by the environment variable MNIST_ROOT, else in data/ at the
-    project's root, and is downloaded when missing. UserError says what to do when that fails.
+    "mnist", "fashion_mnist", "kmnist" (60,000 / 10,000), "digits" (1,500 / 297), or the path of an
+    .npz file with train_images, test_images uint8 (N, 28, 28) and train_labels, test_labels (N,)
+    from 0 to 9. The first three lie, as torchvision stores them, in the folder named by the
+    environment variable MNIST_ROOT, else in data/ at the project's root, and are downloaded when
+    missing. UserError says what to do when that fails.
     """
-    return {"mnist": _mnist, "digits": _digits}[dataset](train)
+    if dataset in LIKE_MNIST:
+        return _like_mnist(LIKE_MNIST[dataset], train)
+    return _digits(train) if dataset == "digits" else _own(Path(dataset), train)
 
 
-def _mnist(train):
+def n_training(dataset):
+    """How many training images a dataset has; infinity for a file that is there no more."""
+    if dataset in LIKE_MNIST:
+        return N_MNIST[0]
+    if dataset == "digits":
+        return N_DIGITS[0]
+    return len(_own(Path(dataset), True).labels) if Path(dataset).exists() else math.inf
+
+
+def _like_mnist(kind, train):
+    name = kind.__name__
     root = Path(os.environ.get("MNIST_ROOT") or Path(__file__).resolve().parents[1] / "data")
+    raw = root / name / "raw"
     try:
-        mnist = MNIST(root, train=train, download=False)
-        if len(mnist.data) != (60_000 if train else 10_000):
-            raise ValueError(f"{len(mnist.data)} images")
+        found = kind(root, train=train, download=False)
+        if len(found.data) != N_MNIST[0 if train else 1]:
+            raise ValueError(f"{len(found.data)} images")
     except PermissionError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
     except Exception as error:  # many types, from files that are empty or cut
         if "not found" not in str(error):
             raise UserError(
-                f"the MNIST files in {root / 'MNIST' / 'raw'} are damaged "
-                f"({type(error).__name__}): put them there again"
+                f"the {name} files in {raw} are damaged ({type(error).__name__}): put them there "
+                "again"
             ) from error
-        print(f"downloading MNIST into {root} ...")
+        print(f"downloading {name} into {root} ...")
         try:
-            mnist = MNIST(root, train=train, download=True)
+            found = kind(root, train=train, download=True)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"MNIST is not in {root} and cannot be downloaded ({type(error).__name__}): put "
-                f"its four *-ubyte files into {root / 'MNIST' / 'raw'}, or set MNIST_ROOT to the "
-                "folder that holds MNIST/raw, or use the built-in digits with --dataset digits"
+                f"{name} is not in {root} and cannot be downloaded ({type(error).__name__}): put "
+                f"its four *-ubyte files into {raw}, or set MNIST_ROOT to the folder that holds "
+                f"{name}/raw, or use the built-in digits with --dataset digits"
             ) from error
-    return LabelledImages(mnist.data[:, None], mnist.targets)
+    return LabelledImages(found.data[:, None], found.targets)
+
+
+def _own(path, train):
+    part = "train" if train else "test"
+    try:
+        with np.load(path) as arrays:
+            images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"cannot read {part}_images and {part}_labels from {path}: {error}"
+        ) from error
+    if images.dtype != np.uint8 or images.shape[1:] != (28, 28) or len(images) == 0:
+        raise UserError(
+            f"{path}: {part}_images must be uint8 (N, 28, 28), not {images.dtype} {images.shape}"
+        )
+    whole = np.issubdtype(labels.dtype, np.integer) and labels.shape == (len(images),)
+    if not whole or set(np.unique(labels)) != set(range(10)):
+        raise UserError(
+            f"{path}: {part}_labels must be {len(images)} whole numbers from 0 to 9, each of "
+            "which is there"
+        )
+    labels = torch.from_numpy(labels.astype(np.int64))
+    return LabelledImages(torch.from_numpy(images)[:, None], labels)
 
 
 def _digits(train):
     """scikit-learn's 1,797 digits of 8x8 pixels as 20x20 (bicubic), centred in 28x28."""
     pixels, labels = load_digits(return_X_y=True)  # (1797, 64) in 0..16
     part = train_test_split(
-        np.arange(len(labels)), test_size=N_TEST_DIGITS, stratify=labels, random_state=0
+        np.arange(len(labels)), test_size=N_DIGITS[1], stratify=labels, random_state=0
     )[0 if train else 1]
     small = torch.from_numpy(pixels[part]).float().reshape(-1, 1, 8, 8) / 16
     large = torch.nn.functional.interpolate(small, size=(20, 20), mode="bicubic")

@@ -25,6 +25,9 @@ from common.spectrum import WATCHED
 ROOT = Path(__file__).resolve().parents[1]
 
 
+DATASETS = ("mnist", "fashion_mnist", "kmnist", "digits")  # that have a name
+
+
 def _whole(least):
     def allows(value):
         return isinstance(value, int) and not isinstance(value, bool) and value >= least
@@ -101,7 +104,10 @@ RULES = {
     "n_classes": _one_of(10),
     "generation_number": _whole(1),
     "seed": _whole(0),
-    "dataset": _one_of("mnist", "digits"),
+    "dataset": (
+        lambda value: value in DATASETS or (_PATH[0](value) and value.endswith(".npz")),
+        f"{', '.join(map(repr, DATASETS))}, or the path of an .npz file",
+    ),
     "init_from": _one_of("scratch", "previous"),
     "control": _TRUTH,
     "resample_real": _one_of(True, False, "redraw"),
@@ -225,6 +231,8 @@ def from_script(namespace, argv=None):
             parser.error(f"{name} is {shown}, but it must be {RULES[name][1]}")
         if name in PATHS:
             value = _resolved(value, script.parent)
+        if name == "dataset" and value not in DATASETS:
+            value = str(_resolved(value, script.parent))
         if name in WRITTEN:
             for folder in value if isinstance(value, list) else [value]:
                 if reason := _why_unwritable(folder):

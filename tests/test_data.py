@@ -96,6 +96,78 @@ def test_mnist_is_what_its_raw_files_hold(mnist_root, train, part):
     assert (labels.numpy() == classes).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "folder"), [("fashion_mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
+)
+def test_what_torchvision_stores_like_mnist_is_read_from_its_folder(
+    name, folder, tmp_path, monkeypatch
+):
+    raw = tmp_path / folder / "raw"
+    raw.mkdir(parents=True)
+    generator, written = np.random.default_rng(0), {}
+    for part, n in (("train", 60_000), ("t10k", 10_000)):
+        images = generator.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        labels = (np.arange(n) % 10).astype(np.uint8)
+        header = np.array([2051, n, 28, 28], ">i4").tobytes()
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        header = np.array([2049, n], ">i4").tobytes()
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+        written[part == "train"] = images, labels
+    monkeypatch.setenv("MNIST_ROOT", str(tmp_path))
+    for train, (images, labels) in written.items():
+        found = data.load_real(name, train)
+        assert (found.images[:, 0].numpy() == images).all()
+        assert (found.labels.numpy() == labels).all()
+    assert data.n_training(name) == 60_000
+
+
+def own_file(path, **changes):
+    """The digits as a file of one's own, with changes."""
+    arrays = {}
+    for part, train in (("train", True), ("test", False)):
+        images, labels = data.load_real("digits", train)
+        arrays |= {f"{part}_images": images[:, 0].numpy(), f"{part}_labels": labels.numpy()}
+    np.savez(path, **{**arrays, **changes})
+    return path
+
+
+def test_a_file_of_ones_own_is_read(tmp_path):
+    path = own_file(tmp_path / "own.npz")
+    for train in (True, False):
+        found, expected = data.load_real(str(path), train), data.load_real("digits", train)
+        assert torch.equal(found.images, expected.images)
+        assert torch.equal(found.labels, expected.labels)
+    assert data.n_training(str(path)) == 1500
+    assert data.n_training(str(tmp_path / "gone.npz")) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train_images": np.zeros((5, 28, 28))}, "train_images must be uint8"),
+        ({"train_images": np.zeros((5, 32, 32), np.uint8)}, r"not uint8 \(5, 32, 32\)"),
+        ({"train_labels": np.zeros(1500, int)}, "from 0 to 9, each of which"),
+        ({"train_labels": np.arange(1500) % 11}, "from 0 to 9, each of which"),
+        ({"train_labels": np.arange(7)}, "must be 1500 whole numbers"),
+        ({"train_labels": np.arange(1500) % 10 + 0.5}, "must be 1500 whole numbers"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(changes, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        data.load_real(str(own_file(tmp_path / "own.npz", **changes)))
+
+
+def test_a_file_without_the_arrays_or_that_is_none_is_refused(tmp_path):
+    np.savez(tmp_path / "own.npz", images=np.zeros(3))
+    with pytest.raises(UserError, match="cannot read train_images and train_labels from .*own.npz"):
+        data.load_real(str(tmp_path / "own.npz"))
+    (tmp_path / "own.npz").write_bytes(b"PK something")
+    with pytest.raises(UserError, match="cannot read train_images"):
+        data.load_real(str(tmp_path / "own.npz"))
+    with pytest.raises(UserError, match="No such file"):
+        data.load_real(str(tmp_path / "gone.npz"))
+
+
 def test_missing_mnist_that_cannot_be_downloaded_is_one_sentence(tmp_path, monkeypatch):
     def no_network(*arguments, **keywords):
         raise urllib.error.URLError("no network")
@@ -133,7 +205,8 @@ def test_mnist_that_cannot_be_read_for_a_moment_is_not_damaged(monkeypatch):
     def refused(*arguments, **keywords):
         raise PermissionError(errno.EACCES, "Permission denied", "train-images-idx3-ubyte")
 
-    monkeypatch.setattr(data, "MNIST", refused)
+    refused.__name__ = "MNIST"
+    monkeypatch.setitem(data.LIKE_MNIST, "mnist", refused)
     with pytest.raises(UserError, match="^cannot read train-images-idx3-ubyte: Permission denied"):
         data.load_real("mnist")
 

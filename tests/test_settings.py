@@ -166,7 +166,7 @@ def test_help_shows_every_constant_its_comment_and_its_default(script, monkeypat
         (["--Wall", "0", "-1"], "Wall is [0.0, -1.0], but it must be one or more numbers, each 0"),
         (["--save_dirs"], "save_dirs is nothing, but it must be one or more folders"),
         (["--save_dir", " "], "save_dir is ' ', but it must be a folder's name"),
-        (["--dataset", "cifar"], "dataset is 'cifar', but it must be 'mnist' or 'digits'"),
+        (["--dataset", "cifar"], "dataset is 'cifar', but it must be 'mnist', 'fashion_mnist', 'kmnist', 'digits'"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(script, capsys, words, said):
@@ -221,6 +221,9 @@ def test_relative_paths_start_at_the_scripts_folder_wherever_it_is_called_from(s
     assert Path(found["save_dir"]) == home / "there" / "x"
     assert Path(found["save_dirs"][0]).resolve() == home.parent / "c"
     assert Path(found["save_dirs"][1]) == elsewhere
+
+    found = json.loads(run(script, "--dataset", "../own.npz", cwd=elsewhere).stdout)
+    assert Path(found["dataset"]) == home.parent / "own.npz"
 
 
 def test_a_home_folder_is_expanded(script, monkeypatch, tmp_path):

@@ -21,7 +21,7 @@ Wall = [0]  # guidance weights, initial data for each
 max_c = 500  # images sampled at a time; fewer need less memory
 
 # The model and its training on real data
-dataset = "mnist"  # "mnist", or "digits" (small, built in)
+dataset = "mnist"  # or "fashion_mnist", "kmnist", "digits" (built in), a path of an .npz file
 N_real = 5000  # real images of the initial model, never used as fresh ones
 n_epoch = 1000  # passes over the training set
 n_step = 0  # training steps; 0: as many as n_epoch passes take

@@ -21,7 +21,7 @@ Wall = [0]  # guidance weights, initial data for each
 max_c = 500  # images sampled at a time; fewer need less memory
 
 # The model and its training on real data
-dataset = "mnist"  # "mnist", or "digits" (small, built in)
+dataset = "mnist"  # or "fashion_mnist", "kmnist", "digits" (built in), a path of an .npz file
 N_real = 60000  # real images of the initial model; all where there are fewer
 n_epoch = 40  # passes over the training set
 n_step = 0  # training steps; 0: as many as n_epoch passes take

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from common.data import n_training
 from common.machine import storage
 from common.machine.errors import Refusal
 from common.run.record import PUBLISHED_DEFAULTS
@@ -30,7 +31,6 @@ USELESS = ("n_T", "beta1", "beta2", "n_feat", "n_classes", "dataset")  # if they
 ANCHORS = {"anchors": "anchors", "sample_anchors": "sampled anchors"}
 
 NEW_IMAGES = ("FullSynthetic", "Fresh")  # scenarios whose controls train on new images only
-REAL_IMAGES = {"mnist": 60_000, "digits": 1_500}  # N_real means all of them where it is more
 N_HELD_OUT_BEFORE = 200  # in spectra_w{w}.npz that do not say it
 
 
@@ -180,7 +180,7 @@ def training_size(constants, growing=True):
 
 
 def _at_most_all(n_real, constants):
-    return min(n_real, REAL_IMAGES[constants["dataset"]])
+    return min(n_real, n_training(constants["dataset"]))
 
 
 def difference(one, other, may_differ=()):
