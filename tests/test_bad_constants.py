@@ -154,12 +154,12 @@ def test_the_schedules_that_a_refusal_names_are_not_refused_and_can_be_loaded():
     for n_T in (2, 3, 5, 8, 10, 50, 100, 1000, 4000):
         for beta2 in (0.001, 0.02, 0.2, 0.5, 0.9):
             made = SimpleNamespace(n_T=n_T, beta1=1e-4, beta2=beta2)
-            said = settings._schedule_error(made)
+            said = rules._schedule_error(made)
             if said:
                 suited = re.search(r"beta2 = ([\d.]+) suits this n_T, n_T = (\d+) this", said)
                 for change in ({"beta2": float(suited[1])}, {"n_T": int(suited[2])}):
                     better = SimpleNamespace(**{**vars(made), **change})
-                    assert settings._schedule_error(better) is None, (n_T, beta2, change)
+                    assert rules._schedule_error(better) is None, (n_T, beta2, change)
             else:
                 alphabar_t = ddpm_schedules(1e-7, beta2, n_T)["alphabar_t"]
                 assert ((alphabar_t > 0) & (alphabar_t < 1)).all()
