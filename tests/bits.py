@@ -70,12 +70,12 @@ def make(folder):
     for each in (home, *controls):
         run("jacobian/spectra.py", f"--run_dir {each} --n_anchors 10 --timesteps 100")
     run(
-        "jacobian/spectra.py",
-        f"--run_dir {home} --n_anchors 10 --timesteps 100 --anchors_from samples",
-    )
-    run(
         "jacobian/detect.py",
         f"--runs {home} --controls {controls[0]} {controls[1]} --primary_t 100",
+    )
+    run(
+        "jacobian/spectra.py",
+        f"--run_dir {home} --n_anchors 10 --timesteps 100 --anchors_from samples",
     )
 
 
