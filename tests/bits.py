@@ -96,7 +96,8 @@ def hashes(folder):
                 for key in sorted(arrays):
                     yield f"{name}:{key}", hashlib.sha256(arrays[key].tobytes()).hexdigest()
         else:
-            yield name, hashlib.sha256(path.read_bytes()).hexdigest()
+            content = path.read_bytes().replace(str(folder).encode(), b"")  # JSON names folders
+            yield name, hashlib.sha256(content).hexdigest()
 
 
 if __name__ == "__main__":
