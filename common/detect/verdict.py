@@ -108,7 +108,15 @@ def _judged(loops, controls, primary, constants):
         "horizon": horizon,
         "primary": primary,
         "reference": FID,
-        "streams": _of_streams(names, calibration),
+        "streams": {
+            name: {
+                "monitored": bool(calibration.monitored[s]),
+                **calibration.described(s),
+                "control_alarms": int(calibration.control_alarms[:, s].sum()),
+                "certified_rate": calibration.certified_rate[s],
+            }
+            for s, name in enumerate(names)
+        },
         "controls": [str(control.folder) for control in controls],
         "n_control_generations": sum(lengths),
         "control_alarms": calibration.control_alarms.any(1).tolist(),
@@ -118,19 +126,6 @@ def _judged(loops, controls, primary, constants):
     }
     result["verdict"] = sentences.verdict(result)
     return result, calibration
-
-
-def _of_streams(names, calibration):
-    """What the calibration says about each stream {name: {...}}."""
-    return {
-        name: {
-            "monitored": bool(calibration.monitored[s]),
-            **calibration.described(s),
-            "control_alarms": int(calibration.control_alarms[:, s].sum()),
-            "certified_rate": calibration.certified_rate[s],
-        }
-        for s, name in enumerate(names)
-    }
 
 
 def _remarks(loops, w):

@@ -196,10 +196,10 @@ class _KeptSlopes(TorchFunctionMode):
         return called(*args, **(kwargs or {}))
 
 
-def _gelu(x, approximate="none"):
-    """GELU, recorded as its tangent at x: value + slope * (x - here), whose last factor is 0 and has
-    derivative 1. Value and slope are constants, so a backward pass is one product."""
-    here = x.detach()
-    value = functional.gelu(here, approximate=approximate)
-    slope = torch.ops.aten.gelu_backward(torch.ones_like(here), here, approximate=approximate)
-    return value + slope * (x - here)
+def _gelu(input, approximate="none"):
+    """GELU, recorded as its tangent at x: value + slope * (input - x), whose last factor is 0 and
+    has derivative 1. Value and slope are constants, so a backward pass is one product."""
+    x = input.detach()
+    value = functional.gelu(x, approximate=approximate)
+    slope = torch.ops.aten.gelu_backward(torch.ones_like(x), x, approximate=approximate)
+    return value + slope * (input - x)

@@ -10,11 +10,8 @@ from common.run.folder import Run
 from common.settings import ROOT
 from common.study.power import CONTROL
 
-FULL, FRESH, AUGMENTED = (
-    "FullSynthetic/DDPM-MNIST",
-    "Fresh/MNIST-DDPM",
-    "AugmentedSynthetic/DDPM-MNIST",
-)
+FULL, FRESH = "FullSynthetic/DDPM-MNIST", "Fresh/MNIST-DDPM"
+AUGMENTED = "AugmentedSynthetic/DDPM-MNIST"
 CONTROL_SEEDS = 1000  # added to the seed of a control, whose initial model is another one's then
 
 

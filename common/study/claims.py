@@ -78,13 +78,13 @@ def rows(loops, horizon):
 
 
 def _changes(loops, arm, claim, horizon):
-    """The change (n,) of the claim's metric in the n loops of an arm."""
+    """The change (n,) of the claim's metric in the n loops of an arm that measured it."""
     found = []
     for loop in loops:
-        if loop.record["arm"] == arm:
-            kind = "guided_" if "guided_streams" in loop.arrays else ""
-            column = loop.arrays[kind + "streams"].tolist().index(claim.metric)
-            values = loop.values(horizon, kind)[:, column]
+        kind = "guided_" if "guided_streams" in loop.arrays else ""
+        names = loop.arrays[kind + "streams"].tolist()
+        if loop.record["arm"] == arm and claim.metric in names:
+            values = loop.values(horizon, kind)[:, names.index(claim.metric)]
             first, last = values[claim.since - INITIAL], values[-1]
             found.append(last - first if claim.metric == FID else (last - first) / first)
     return np.array(found)

@@ -46,7 +46,7 @@ def judge(controls, arms, alpha, direction, seed=0, resamples=RESAMPLES):
     numbers do not change with the other arms. Raises ValueError as `thresholds.of_controls`.
     """
     L, G, _ = controls.shape
-    null = thresholds.of_controls(list(controls), G, alpha, direction)
+    null = thresholds.of_controls(controls, G, alpha, direction)
     counts = draws(np.random.default_rng(seed), L, resamples)
     mean_sd, bounds = moments(controls, counts), limits(controls, counts, null, L * G)
     judged = {}
@@ -86,8 +86,7 @@ def left_out_times(controls, alpha, direction):
     """Alarm times (L, S) of controls (L, G, S), each judged by the others only."""
     L, G, _ = controls.shape
     nulls = (
-        thresholds.of_controls(list(np.delete(controls, i, 0)), G, alpha, direction)
-        for i in range(L)
+        thresholds.of_controls(np.delete(controls, i, 0), G, alpha, direction) for i in range(L)
     )
     return np.concatenate([alarm_times(null, controls[i : i + 1]) for i, null in enumerate(nulls)])
 

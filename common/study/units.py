@@ -62,10 +62,7 @@ def main(constants):
 
 def _report(constants):
     """Writes the answer from the files that are there."""
-    script, words = planned(constants)[0].commands()[1]
-    with contextlib.redirect_stdout(None):
-        n_T = settings.of_script(script, words).n_T
-    (t,) = measure.scaled([constants.primary_t], n_T)
+    (t,) = measure.scaled([constants.primary_t], _of_loop(planned(constants)[0]).n_T)
     for path in report.write(
         constants.output_dir / constants.name,
         streams.name_of(constants.primary, t),
@@ -199,12 +196,16 @@ def _call(script, words):
 
 def _seconds(unit):
     """About how long a unit takes, by a trial of a few steps and a Jacobian."""
-    script, words = unit.commands()[1]
-    with contextlib.redirect_stdout(None):
-        constants = settings.of_script(script, words)
+    constants = _of_loop(unit)
     times = len(unit.timesteps) + len(unit.sample_timesteps)
     n_jacobians = times * (unit.n_anchors + measure.N_TANGENT * max(N_DIRECTIONS) / 784)
     return unit.n_models * (
         forecast.generation_seconds(constants, unit.N_train)
         + forecast.spectrum_seconds(constants, n_jacobians)
     )
+
+
+def _of_loop(unit):
+    """The constants of a unit's main.py."""
+    with contextlib.redirect_stdout(None):
+        return settings.of_script(*unit.commands()[1])
