@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from common.detect import leads, sentences, streams, thresholds
+from common.detect import figures, leads, sentences, streams, thresholds
 from common.detect.streams import FID
 from common.detect.thresholds import WAYS
 from common.machine import processes, storage
@@ -15,7 +15,7 @@ from common.machine.errors import UserError, one_line
 from common.page import report
 from common.run import comparable, provenance
 from common.run.folder import Run
-from common.spectrum import figures, measure
+from common.spectrum import measure
 
 UNCALIBRATED = (
     "uncalibrated: without control loops a change cannot be told from the recipe or from chance"

@@ -82,25 +82,25 @@ def from_state_dict(state):
     return network.eval()
 
 
-def extract_mnist_features(images, network):
+def extract_mnist_features(images, network, batch_size=1000):
     """Features float32 (N, 84) on the CPU of images uint8 (N, 1, 28, 28), by a LeNet in eval mode.
 
     The network's device does the work. ValueError for a network in train mode.
     """
     if network.training:
         raise ValueError("the feature network is in train mode: BatchNorm would mix the images")
-    return _in_batches(network.embed, images, network)
+    return _in_batches(network.embed, images, network, batch_size)
 
 
-def accuracy(network, data):
+def accuracy(network, data, batch_size=1000):
     """The fraction of LabelledImages that the network classifies correctly."""
-    scores = _in_batches(network, data.images, network)
+    scores = _in_batches(network, data.images, network, batch_size)
     return (scores.argmax(1) == data.labels).sum().item() / len(data.labels)
 
 
 @torch.inference_mode()
-def _in_batches(function, images, network, batch_size=1000):
-    """A function of images in [0, 1], on the network's device, of images uint8 (N, 1, 28, 28)."""
+def _in_batches(function, images, network, batch_size):
+    """A function of images in [0, 1] on the network's device, of images uint8 (N, 1, 28, 28)."""
     device = next(network.parameters()).device
     parts = images.split(batch_size)
     return torch.cat([function(part.to(device).float() / 255).cpu() for part in parts])
