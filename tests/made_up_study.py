@@ -47,18 +47,23 @@ def record(arm, seed, role="test", **changes):
     return {**made, **changes}
 
 
-def a_unit(folder, arm, seed, values, streams=None, role="test", **changes):
-    """The unit file of a loop with these values (G, S) from generation 0; its path."""
+def a_unit(
+    folder, arm, seed, values, streams=None, role="test", initial=np.nan, guided=None, **changes
+):
+    """The unit file of a loop with these values (G, S) from generation 0, after `initial` (S,), and
+    those {stream: (G + 1,)} of guided samples; its path."""
     streams, (G, S) = streams or STREAMS, values.shape
     path = folder / f"{arm}_seed{seed}.npz"
-    before = np.full((1, S), np.nan)
     arrays = {
         "streams": np.array(list(streams)),
         "directions": np.array(list(streams.values())),
         "generations": np.arange(-1, G),
-        "values": np.concatenate([before, values]),
+        "values": np.concatenate([np.broadcast_to(initial, (1, S)), values]),
         "record": np.array(json.dumps(record(arm, seed, role, **changes))),
     }
+    if guided:
+        arrays["guided_streams"] = np.array(list(guided))
+        arrays["guided_values"] = np.stack(list(guided.values()), 1)
     storage.save_arrays(arrays, path)
     return path
 

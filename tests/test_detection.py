@@ -8,7 +8,7 @@ import pytest
 from made_up import a_loop
 from tiny import ROOT, constants_of, copied
 
-from common.detect import figures, onset, streams, verdict
+from common.detect import figures, streams, thresholds, verdict
 from common.machine.errors import UserError
 from common.run.folder import Run
 from common.seeds import INITIAL
@@ -113,7 +113,7 @@ def test_generations_beyond_the_shortest_control_are_drawn_and_not_judged(
     assert result["horizon"] == 4 and result["runs"][0]["n_judged"] == 4
     assert result["runs"][0]["onsets"]["posterior variance t=10"] is None  # it changes at 5
     assert onset_of(result["runs"][0], "log FID") == 2
-    assert result["streams"]["log FID"]["threshold"] == pytest.approx(onset.limit(44, 4, 0.05))
+    assert result["streams"]["log FID"]["threshold"] == pytest.approx(thresholds.limit(44, 4, 0.05))
     assert "first 4 of 10 generations" in result["verdict"]
     assert "at most 45% for the first 4 generations" in result["verdict"]
     assert "lags by at least 2 generations" in result["verdict"]
@@ -200,7 +200,9 @@ def test_streams_at_samples_are_of_their_own_kind():
 def test_a_small_alpha_is_as_good_as_any(controls, tmp_path):
     result = detect([a_loop(tmp_path / "run", 69, fid_at=3)], controls, alpha=1e-4)
     assert onset_of(result["runs"][0], "log FID") == 3
-    assert result["streams"]["log FID"]["threshold"] == pytest.approx(onset.limit(60, 10, 1e-4))
+    assert result["streams"]["log FID"]["threshold"] == pytest.approx(
+        thresholds.limit(60, 10, 1e-4)
+    )
 
 
 def test_two_controls_of_one_generation_are_too_few(tmp_path):
@@ -229,7 +231,7 @@ def test_the_figure_draws_every_timestep_and_the_thresholds(tmp_path):
     loaded = [streams.load(folder, 0) for folder in controls]
     loop = streams.load(a_loop(tmp_path / "run", 72, n=6, times=times), 0)
     directions = [streams.direction(name) for name in loop.names]
-    calibration = onset.calibrate([c.values for c in loaded], 4, 0.05, directions)
+    calibration = thresholds.calibrate([c.values for c in loaded], 4, 0.05, directions)
     primary = "posterior variance t=40"
     figure = figures.onsets([loop], loaded, calibration, primary)
     panels = {axes.get_title().split(" (")[0]: axes for axes in figure.axes}
@@ -244,7 +246,7 @@ def test_the_figure_draws_every_timestep_and_the_thresholds(tmp_path):
         lines = [line for line in panels[kind].lines if line.get_linestyle() == "--"]
         return sorted({float(line.get_ydata()[0]) for line in lines})
 
-    one_sided, two_sided = onset.limit(12, 4, 0.05), onset.limit(12, 4, 0.05, True)
+    one_sided, two_sided = thresholds.limit(12, 4, 0.05), thresholds.limit(12, 4, 0.05, True)
     assert heights("log FID") == pytest.approx([one_sided])
     assert heights("recall") == pytest.approx([-one_sided])
     assert heights("asymmetry") == pytest.approx([-two_sided, two_sided])

@@ -1,15 +1,13 @@
-"""common/detect/onset.py against closed forms, plain loops, counted orders and simulated nulls."""
+"""common/detect/thresholds.py: closed forms, plain loops, counted orders and simulated nulls."""
 
 import dataclasses
 import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
-from common.detect import onset
+from common.detect import thresholds
 
 ALPHA = 0.05
 DIRECTION = np.array([1] * 3 + [-1] * 5 + [0] * 4)  # of 12 streams
@@ -39,7 +37,7 @@ def failing(rng, shape):
 
 def fitted(controls, horizon=10, direction=None, alpha=ALPHA):
     direction = np.ones(np.shape(controls[0])[1]) if direction is None else direction
-    return onset.calibrate(list(controls), horizon, alpha, direction)
+    return thresholds.calibrate(list(controls), horizon, alpha, direction)
 
 
 # Thresholds
@@ -51,13 +49,13 @@ def test_the_limit_of_one_generation_is_a_t_quantile(n_null, alpha):
     scale = np.sqrt(1 + 1 / n_null)
     one_sided = scale * stats.t.isf(alpha, n_null - 1)
     two_sided = scale * stats.t.isf(alpha / 2, n_null - 1)
-    assert onset.limit(n_null, 1, alpha) == pytest.approx(one_sided, rel=1e-5)
-    assert onset.limit(n_null, 1, alpha, two_sided=True) == pytest.approx(two_sided, rel=1e-5)
+    assert thresholds.limit(n_null, 1, alpha) == pytest.approx(one_sided, rel=1e-5)
+    assert thresholds.limit(n_null, 1, alpha, two_sided=True) == pytest.approx(two_sided, rel=1e-5)
 
 
 def test_the_limit_of_a_known_null_is_a_normal_quantile():
     quantile = stats.norm.ppf((1 - ALPHA) ** (1 / 6))
-    assert onset.limit(10**7, 6, ALPHA) == pytest.approx(quantile, rel=1e-4)
+    assert thresholds.limit(10**7, 6, ALPHA) == pytest.approx(quantile, rel=1e-4)
 
 
 @pytest.mark.parametrize(("n_null", "horizon"), [(8, 6), (24, 20)])
@@ -67,15 +65,15 @@ def test_the_limit_is_exceeded_as_often_as_it_says(n_null, horizon):
     z = rng.standard_normal((horizon, 200_000)) - controls.mean(0)
     z /= controls.std(0, ddof=1)
     error = np.sqrt(ALPHA * (1 - ALPHA) / 200_000)
-    one_sided = (z.max(0) > onset.limit(n_null, horizon, ALPHA)).mean()
-    two_sided = (np.abs(z).max(0) > onset.limit(n_null, horizon, ALPHA, two_sided=True)).mean()
+    one_sided = (z.max(0) > thresholds.limit(n_null, horizon, ALPHA)).mean()
+    two_sided = (np.abs(z).max(0) > thresholds.limit(n_null, horizon, ALPHA, two_sided=True)).mean()
     assert abs(one_sided - ALPHA) < 3 * error and abs(two_sided - ALPHA) < 3 * error
 
 
 def test_the_rank_is_exact_by_counting_orders():
     """All orders of 7 control generations and 3 others are equally likely: choose the others'."""
     for alpha in (0.2, 0.31, 0.5, 0.9):
-        k = onset.rank(7, 3, alpha)
+        k = thresholds.rank(7, 3, alpha)
         exceeded = {  # of the j-th largest control, by any of the 3
             j: np.mean(
                 [
@@ -86,34 +84,34 @@ def test_the_rank_is_exact_by_counting_orders():
             for j in range(1, 8)
         }
         assert k == max([0, *(j for j in exceeded if exceeded[j] <= alpha)])
-    assert onset.rank(19 * 6, 6, 0.05) == 1 and onset.rank(19 * 6 - 1, 6, 0.05) == 0
+    assert thresholds.rank(19 * 6, 6, 0.05) == 1 and thresholds.rank(19 * 6 - 1, 6, 0.05) == 0
 
 
 def test_a_stream_that_is_not_gaussian_is_judged_by_rank_where_there_are_enough_controls():
     rng = np.random.default_rng(1)
     controls = log_normal(rng, (20, 6, 3))
     controls[:, :, 1] = rng.standard_normal((20, 6))
-    null = onset.thresholds(list(controls), 6, ALPHA, [1, 1, -1])
+    null = thresholds.of_controls(list(controls), 6, ALPHA, [1, 1, -1])
     assert null.by_rank.tolist() == [True, False, True]
     pooled = controls.reshape(120, 3)
     z = (pooled - pooled.mean(0)) / pooled.std(0, ddof=1)
     assert null.threshold == pytest.approx(
-        [z[:, 0].max(), onset.limit(120, 6, ALPHA), -z[:, 2].min()]
+        [z[:, 0].max(), thresholds.limit(120, 6, ALPHA), -z[:, 2].min()]
     )
     assert null.normality == pytest.approx([stats.shapiro(s).pvalue for s in pooled.T])
-    assert not onset.thresholds(list(controls[:18]), 6, ALPHA, [1, 1, -1]).by_rank.any()
+    assert not thresholds.of_controls(list(controls[:18]), 6, ALPHA, [1, 1, -1]).by_rank.any()
 
 
 def test_controls_that_are_longer_than_the_horizon_are_all_used():
     rng = np.random.default_rng(2)
     controls = [rng.standard_normal((n, 2)) for n in (4, 9, 6)]
-    null = onset.thresholds(controls, 3, ALPHA, [1, 1])
+    null = thresholds.of_controls(controls, 3, ALPHA, [1, 1])
     pooled = np.concatenate(controls)
     np.testing.assert_allclose(null.mean, pooled.mean(0))
     np.testing.assert_allclose(null.sd, pooled.std(0, ddof=1))
-    assert null.threshold[0] == onset.limit(19, 3, ALPHA)
+    assert null.threshold[0] == thresholds.limit(19, 3, ALPHA)
     with pytest.raises(ValueError, match="shorter than the horizon of 5"):
-        onset.thresholds(controls, 5, ALPHA, [1, 1])
+        thresholds.of_controls(controls, 5, ALPHA, [1, 1])
 
 
 # Alarms
@@ -203,14 +201,16 @@ def test_a_control_loop_is_judged_by_the_others_only():
     controls[1, 4:] += 6
     calibration = fitted(controls, 9, [1, -1, 0], alpha=0.2)
     for i in range(5):
-        judge = onset.thresholds([*controls[:i], *controls[i + 1 :]], 9, 0.2, [1, -1, 0])
+        judge = thresholds.of_controls([*controls[:i], *controls[i + 1 :]], 9, 0.2, [1, -1, 0])
         expected = judge.alarms(controls[i]).any(0)
         np.testing.assert_array_equal(calibration.control_alarms[i], expected)
     assert calibration.control_alarms[1].tolist() == [True, False, True]
     n_alarms = calibration.control_alarms.sum(0)
-    assert calibration.certified_rate.tolist() == [onset.certified_rate(n, 5) for n in n_alarms]
+    assert calibration.certified_rate.tolist() == [
+        thresholds.certified_rate(n, 5) for n in n_alarms
+    ]
     n_any = calibration.control_alarms.any(1).sum()
-    assert calibration.family_rate == onset.certified_rate(n_any, 5)
+    assert calibration.family_rate == thresholds.certified_rate(n_any, 5)
 
 
 def test_a_constant_stream_is_not_monitored():
@@ -251,109 +251,18 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="5 streams, the controls 4"):
         fitted(controls).z(np.zeros((10, 5)))
     with pytest.raises(ValueError, match="n_null >= 2"):
-        onset.limit(1, 6, ALPHA)
+        thresholds.limit(1, 6, ALPHA)
 
 
 @pytest.mark.parametrize("n_loops", [1, 5, 20, 100])
 def test_certified_rate_is_clopper_pearson(n_loops):
-    assert onset.certified_rate(0, n_loops) == pytest.approx(1 - 0.05 ** (1 / n_loops), rel=1e-12)
-    assert onset.certified_rate(n_loops, n_loops) == 1
+    assert thresholds.certified_rate(0, n_loops) == pytest.approx(
+        1 - 0.05 ** (1 / n_loops), rel=1e-12
+    )
+    assert thresholds.certified_rate(n_loops, n_loops) == 1
     for n_alarms in range(n_loops):
-        bound = onset.certified_rate(n_alarms, n_loops, 0.9)
+        bound = thresholds.certified_rate(n_alarms, n_loops, 0.9)
         assert bound == pytest.approx(stats.beta.isf(0.1, n_alarms + 1, n_loops - n_alarms))
         assert stats.binom.cdf(n_alarms, n_loops, bound) == pytest.approx(0.1)
     with pytest.raises(ValueError):
-        onset.certified_rate(n_loops + 1, n_loops)
-
-
-# Leads
-
-
-def test_a_built_in_lead_is_recovered():
-    rng = np.random.default_rng(13)
-    calibration = fitted(rng.standard_normal((5, 20, 2)), 20, [-1, 1])
-    leads = []
-    for loop in rng.standard_normal((7, 20, 2)):
-        loop[3:, 0] -= 5
-        loop[8:, 1] += 5
-        candidate, reference = (at.generation for at in calibration.onsets(loop))
-        assert 3 <= candidate <= 6 and 8 <= reference <= 11
-        leads.append(onset.lead(candidate, reference, 20))
-    summary = onset.summarise_leads(leads)
-    assert summary["median_low"] == summary["median_high"] == 5
-    assert summary["median_is"] == "exact" and summary["n_candidate_first"] == 7
-    assert 4 <= summary["interval_low"] <= 5 <= summary["interval_high"] <= 6
-    assert summary["p_value"] == pytest.approx(2 * 0.5**7)
-
-
-def test_lead_and_its_censoring():
-    assert onset.lead(3, 8, 20) == (5, "none")
-    assert onset.lead(8, 3, 20) == (-5, "none")
-    assert onset.lead(4, 4, 20) == (0, "none")
-    assert onset.lead(3, None, 20) == (17, "right")
-    assert onset.lead(None, 3, 20) == (-17, "left")
-    assert onset.lead(None, None, 20) == (None, "both")
-    with pytest.raises(ValueError, match="onset 20 is outside"):
-        onset.lead(20, 3, 20)
-
-
-@pytest.mark.parametrize(
-    ("pairs", "low", "high", "kind"),
-    [
-        ([(3, 6), (2, 6), (1, None)], 4, 4, "exact"),  # 3, 4, at least 9
-        ([(3, 6), (1, None), (2, None)], 8, np.inf, "at least"),  # 3, at least 9, at least 8
-        ([(3, 6), (None, 1), (None, 2)], -np.inf, -8, "at most"),
-        ([(1, 3), (8, None), (0, 5)], 2, 5, "between"),  # 2, at least 2, 5
-        ([(1, None), (None, 1)], -np.inf, np.inf, "unknown"),
-        ([(None, None)], -np.inf, np.inf, "unknown"),
-        ([(None, None), (4, 4), (4, 5)], 0.5, 0.5, "exact"),
-    ],
-)
-def test_median_says_whether_it_is_a_bound(pairs, low, high, kind):
-    summary = onset.summarise_leads([onset.lead(*pair, 10) for pair in pairs])
-    assert (summary["median_low"], summary["median_high"], summary["median_is"]) == (
-        low,
-        high,
-        kind,
-    )
-    assert summary["interval_low"] <= low and summary["interval_high"] >= high
-
-
-@given(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), min_size=1, max_size=9))
-@settings(max_examples=100, deadline=None)
-def test_censoring_hides_the_median_but_never_contradicts_it(pairs):
-    horizon = 10
-    known = [pair for pair in pairs if min(pair) < horizon]
-    seen = [[g if g < horizon else None for g in pair] for pair in pairs]
-    summary = onset.summarise_leads([onset.lead(*p, horizon) for p in seen], n_resamples=20)
-    assert summary["n_loops"] == len(pairs)
-    assert summary["n_undefined"] == len(pairs) - len(known)
-    truth = np.array([reference - candidate for candidate, reference in known])
-    assert summary["n_candidate_first"] == (truth > 0).sum()
-    assert summary["n_reference_first"] == (truth < 0).sum()
-    assert summary["n_ties"] == (truth == 0).sum()
-    if known:
-        assert summary["median_low"] <= np.median(truth) <= summary["median_high"]
-
-
-def test_bootstrap_interval_equals_its_exact_distribution():
-    n, values = 9, [-2, 0, 1, 3, 4, 6, 7, 9, 12]
-    # A resample has a median of at most the i-th value if 5 draws or more are among the first i.
-    cdf = stats.binom.sf(4, n, np.arange(1, n + 1) / n)
-    expected = values[int((cdf < 0.025).sum())], values[int((cdf < 0.975).sum())]
-    leads = [onset.Lead(value, "none") for value in values]
-    summary = onset.summarise_leads(leads, seed=3)
-    assert (summary["interval_low"], summary["interval_high"]) == expected
-    assert summary == onset.summarise_leads(leads, seed=3)
-
-
-def test_sign_test_drops_ties_and_counts_censored_leads():
-    leads = [onset.lead(*pair, 10) for pair in [(1, 2), (1, 3), (2, None), (5, 5), (9, None)]]
-    leads += [onset.lead(None, 4, 10), onset.lead(None, None, 10)]
-    outcomes = [abs(sum(signs) - 2.5) for signs in itertools.product([0, 1], repeat=5)]
-    expected = np.mean([distance >= abs(4 - 2.5) for distance in outcomes])
-    summary = onset.summarise_leads(leads)
-    assert summary["p_value"] == pytest.approx(expected)
-    assert (summary["n_candidate_first"], summary["n_reference_first"]) == (4, 1)
-    assert (summary["n_ties"], summary["n_undefined"], summary["n_censored"]) == (1, 1, 3)
-    assert onset.summarise_leads([onset.Lead(0, "none")])["p_value"] == 1
+        thresholds.certified_rate(n_loops + 1, n_loops)

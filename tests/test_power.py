@@ -1,11 +1,10 @@
-"""Power against onset, scipy, scikit-learn, hand-computed examples and simulation."""
+"""Power against the detector, scipy, hand-computed examples and simulation."""
 
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.isotonic import IsotonicRegression
 
-from common.detect import onset
+from common.detect import thresholds
 from common.study import power
 
 ALPHA, DIRECTION = 0.05, np.array([1, -1, 0, 1, 1])
@@ -27,9 +26,9 @@ def some_loops(controls, n=7, seed=1):
 # Resamples
 
 
-def test_controls_drawn_once_each_give_the_thresholds_of_onset():
+def test_controls_drawn_once_each_give_the_thresholds_of_the_detector():
     controls = some_controls()
-    null = onset.thresholds(list(controls), 5, ALPHA, DIRECTION)
+    null = thresholds.of_controls(list(controls), 5, ALPHA, DIRECTION)
     assert null.by_rank.tolist() == [False, False, False, True, False]
     once = np.ones((1, 20), dtype=int)
     mean, sd = power.moments(controls, once)
@@ -41,7 +40,7 @@ def test_controls_drawn_once_each_give_the_thresholds_of_onset():
     np.testing.assert_array_equal(power.resampled_times(loops, *bounds)[0], times)
     assert (times[:, 4] == 5).all() and 0 < (times[:, :4] < 5).mean() < 1
     left_out = power.left_out_times(controls, 0.5, DIRECTION)
-    null = onset.thresholds(list(controls), 5, 0.5, DIRECTION)
+    null = thresholds.of_controls(list(controls), 5, 0.5, DIRECTION)
     found = power.resampled_left_out_times(controls, once, null)[0]
     np.testing.assert_array_equal(found, left_out)
 
@@ -49,13 +48,13 @@ def test_controls_drawn_once_each_give_the_thresholds_of_onset():
 def test_controls_left_out_are_judged_as_by_the_detector():
     controls = some_controls()
     times = power.left_out_times(controls, 0.5, DIRECTION)
-    alarms = onset.calibrate(list(controls), 5, 0.5, DIRECTION).control_alarms
+    alarms = thresholds.calibrate(list(controls), 5, 0.5, DIRECTION).control_alarms
     np.testing.assert_array_equal(times < 5, alarms)
     assert 0 < alarms[:, :4].mean() < 1
     assert times[:, 0].tolist() == [
         next((g for g in range(5) if one[g, 0] > limit), 5)
         for one, limit in (
-            (controls[i], others.mean() + onset.limit(95, 5, 0.5) * others.std(ddof=1))
+            (controls[i], others.mean() + thresholds.limit(95, 5, 0.5) * others.std(ddof=1))
             for i in range(20)
             for others in [np.delete(controls, i, 0)[..., 0]]
         )
@@ -124,14 +123,6 @@ def test_holm_by_hand():
 # Doses
 
 
-def test_isotonic_is_that_of_scikit_learn():
-    rng = np.random.default_rng(3)
-    fractions, n = rng.random((50, 5)), np.array([10, 20, 5, 10, 8])
-    ours = power.isotonic(fractions, n)
-    for one, y in zip(ours, fractions, strict=True):
-        np.testing.assert_allclose(one, IsotonicRegression().fit(range(5), y, n).predict(range(5)))
-
-
 @pytest.mark.parametrize(
     ("fractions", "dose"),
     [
@@ -150,6 +141,12 @@ def test_half_dose(fractions, dose):
     assert both == pytest.approx([dose, 0.125**0.5])
 
 
+def test_arms_of_more_loops_weigh_more_in_a_half_dose():
+    """0.8 of 5 loops and 0.2 of 20 fall: both count as 0.32; then half the way to 0.68."""
+    dose = power.half_dose([0.1, 0.25, 1], [0.8, 0.2, 0.68], [5, 20, 10])
+    assert dose == pytest.approx((0.25 * 1) ** 0.5)
+
+
 # Simulation
 
 
@@ -165,7 +162,9 @@ def true_fractions(rng, n_controls):
     """Over sets of controls as well: the mean of 600 sets, by generation and stream."""
     found = []
     for _ in range(600):
-        null = onset.thresholds(list(a_world(rng, n_controls, 0 * SLOPES)), 5, ALPHA, np.ones(4))
+        null = thresholds.of_controls(
+            list(a_world(rng, n_controls, 0 * SLOPES)), 5, ALPHA, np.ones(4)
+        )
         upper = null.mean + null.threshold * null.sd
         highest = np.maximum.accumulate(a_world(rng, 200, SLOPES), 1)
         found.append((highest > upper).mean(0))

@@ -102,9 +102,9 @@ def test_too_few_points_and_wrong_shapes_are_refused():
     enough, few = np.zeros((6, 3)), np.zeros((5, 3))
     assert compute_prdc_slice(enough, enough)["coverage"] == 0  # all balls have radius 0
     for real, fake in ((few, enough), (enough, few), (enough[0], enough), (enough, enough[None])):
-        with pytest.raises(ValueError, match="N above 5"):
+        with pytest.raises(ValueError, match="N of 6 or more"):
             compute_prdc_slice(real, fake)
-    with pytest.raises(ValueError, match="N above 5"):
+    with pytest.raises(ValueError, match="N of 6 or more"):
         nearest_radii(few)
 
 

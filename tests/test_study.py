@@ -16,11 +16,11 @@ from tiny import ROOT, constants_of, feature_network
 from common import settings
 from common.detect import streams, verdict
 from common.machine import storage
-from common.run import provenance
+from common.run import comparable, provenance
 from common.run.folder import Run
 from common.seeds import INITIAL
 from common.spectrum import measure
-from common.study import units
+from common.study import arms, files, units
 
 SCRIPT = ROOT / "jacobian" / "study.py"
 KILLER = ROOT / "tests" / "killer.py"
@@ -43,7 +43,7 @@ TINY = {
 def constants(folder, **changes):
     """The study's constants, and a feature network for each unit that is hardly trained."""
     found = constants_of(SCRIPT, **{**TINY, "output_dir": folder, **changes})
-    for unit in units.planned(found):
+    for unit in arms.planned(found):
         if not (unit.home / "prmodel.pth").exists():
             storage.save(feature_network(), unit.home / "prmodel.pth")
     return found
@@ -54,7 +54,7 @@ def done(tmp_path_factory):
     """A study of four loops whose runs are kept: its units."""
     found = constants(tmp_path_factory.mktemp("study"), keep=True)
     units.main(found)
-    return units.planned(found)
+    return arms.planned(found)
 
 
 @pytest.mark.slow
@@ -85,23 +85,27 @@ def test_a_units_record_says_what_it_is(done):
         assert record["control"] == (unit.arm == "control")
         assert re.fullmatch("[0-9a-f]{40}", record["commit"] or "0" * 40)
         made = provenance.from_json(unit.path, record["provenance"])
-        assert provenance.difference(made, provenance.read(unit.run)) is None
+        assert comparable.difference(made, provenance.read(unit.run)) is None
         assert (made.N_train, made.control) == (60, record["control"])
         images = unit.run.evaluation(0)[0]
         assert record["samples_sha256"]["0"] == storage.sha256(images)
 
 
 def test_every_arm_trains_on_as_many_images_and_on_its_share_of_synthetic_ones(tmp_path):
-    for unit in units.planned(constants_of(SCRIPT, output_dir=tmp_path)):
-        (_, initial), (script, own), *_ = unit.commands()
-        loop = settings.of_script(script, own)
+    every = {"arms": list(arms.ARMS), "loops": [1] * len(arms.ARMS)}
+    for unit in arms.planned(constants_of(SCRIPT, output_dir=tmp_path, **every)):
+        (_, initial), (script, own), *spectra = unit.commands()
+        loop, arm = settings.of_script(script, own), arms.ARMS[unit.arm]
         made = settings.of_script(script.with_name("initialmain.py"), initial)
-        fresh = unit.arm.startswith("dose")
-        n_synthetic = loop.N_with_w if fresh else loop.N_next
-        assert n_synthetic + (loop.N_real if fresh else 0) == made.N_real == 1000
-        assert n_synthetic == (1000 if unit.arm == "control" else 1000 * units.ARMS[unit.arm].dose)
+        mixed = arm.scripts != arms.FULL
+        n_synthetic = loop.N_with_w if mixed else loop.N_next
+        assert n_synthetic + (loop.N_real if mixed else 0) == made.N_real == 1000
+        assert n_synthetic == (1000 if unit.arm == "control" else 1000 * arm.dose)
         assert made.N_with_w == n_synthetic and loop.control == (unit.arm == "control")
-        assert not fresh or loop.resample_real == "redraw"
+        assert arm.scripts != arms.FRESH or loop.resample_real == "redraw"
+        assert (arm.w == 1) == unit.arm.endswith("_w1")
+        assert [loop.w, *made.Wall] == [arm.w] * 2 and unit.run.w == arm.w
+        assert [settings.of_script(*command).w for command in spectra] == [arm.w] * 2
 
 
 @pytest.mark.slow
@@ -110,14 +114,28 @@ def test_controls_and_loops_belong_together(done):
     controls, others = found[:3], found[3:]
     for other in others:
         ours = [control.provenance for control in controls]
-        provenance.check_controls([other.provenance], ours)
+        comparable.check_controls([other.provenance], ours)
         assert other.names == controls[0].names
 
 
+@pytest.mark.slow
+def test_guided_loops_keep_the_metrics_of_their_guided_samples(tmp_path):
+    found = constants(tmp_path, arms=["full_w1", "augmented_w1"], loops=[1, 1], keep=True)
+    units.main(found)
+    for unit in arms.planned(found):
+        arrays = storage.load_arrays(unit.path, "study.py")
+        rows = unit.run.metrics()
+        assert unit.run.w == 1 and len(rows) == 2
+        of = dict(zip(arrays["guided_streams"].tolist(), arrays["guided_values"].T, strict=True))
+        np.testing.assert_array_equal(of["recall"], [row["recall_guided"] for row in rows])
+        np.testing.assert_allclose(np.exp(of["log FID"]), [row["fid_guided"] for row in rows])
+        assert not np.allclose(np.exp(of["log FID"]), [row["fid"] for row in rows])
+
+
 def test_parts_are_disjoint_and_together_the_whole(tmp_path):
-    whole = units.planned(constants_of(SCRIPT, output_dir=tmp_path))
+    whole = arms.planned(constants_of(SCRIPT, output_dir=tmp_path))
     parts = [
-        units.planned(constants_of(SCRIPT, output_dir=tmp_path, part=f"{i}/7")) for i in range(1, 8)
+        arms.planned(constants_of(SCRIPT, output_dir=tmp_path, part=f"{i}/7")) for i in range(1, 8)
     ]
     assert sorted(u.path for part in parts for u in part) == sorted(u.path for u in whole)
     assert len({unit.path for unit in whole}) == len(whole) == 70
@@ -135,7 +153,7 @@ def test_an_arm_that_is_not_there_is_named(tmp_path):
 
 
 def test_the_loops_of_a_test_need_a_protocol(tmp_path, monkeypatch):
-    monkeypatch.setattr(units, "PROTOCOL", tmp_path / "PROTOCOL.md")
+    monkeypatch.setattr(files, "PROTOCOL", tmp_path / "PROTOCOL.md")
     with pytest.raises(SystemExit, match="PROTOCOL.md is missing: the loops of a test are run"):
         units.main(constants_of(SCRIPT, output_dir=tmp_path))
 
@@ -151,7 +169,7 @@ def test_a_dry_run_prints_commands_and_a_time_and_runs_nothing(tmp_path, capsys)
 
 def test_a_loop_that_fails_is_named_and_one_that_is_done_is_left_alone(tmp_path, capsys):
     found = constants(tmp_path, arms=["full", "control"], loops=[1, 1])
-    first, second = units.planned(found)
+    first, second = arms.planned(found)
     storage.write(second.path, b"done")
     made = {"constants": {"seed": 5}, "inputs": {}}
     storage.save_json(made, first.home / "run_initial.json")
@@ -183,7 +201,7 @@ def words(folder, **changes):
     return found
 
 
-def files(folder):
+def kept(folder):
     return {path.name: path.read_bytes() for path in sorted((folder / "digits").glob("*.npz"))}
 
 
@@ -212,7 +230,7 @@ def test_killed_at_ten_moments_and_more_a_study_ends_the_same(tmp_path):
         assert process.returncode == -signal.SIGKILL, process.stderr
         deaths += 1
     assert deaths >= 10
-    assert files(folder) == files(tmp_path / "whole") and len(files(folder)) == 2
+    assert kept(folder) == kept(tmp_path / "whole") and len(kept(folder)) == 2
     assert not list((folder / "digits" / "runs").iterdir())
 
 
@@ -229,4 +247,4 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_files(done, tmp_path)
             time.sleep(0.1)
         os.kill(cluster.workers[0].pid, signal.SIGKILL)
         assert process.wait() == 0
-    assert files(tmp_path) == files(done[0].output_dir)
+    assert kept(tmp_path) == kept(done[0].output_dir)

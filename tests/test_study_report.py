@@ -1,20 +1,28 @@
-"""common/study/report.py on made-up unit files: the same bytes twice, numbers by other code, known
-leads, studies without change, refusals."""
+"""common/study/report.py on the committed and on made-up unit files: the same bytes twice, numbers
+by other code, known leads, studies without change, refusals."""
 
 import csv
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
 from made_up_study import DOSES, PRIMARY, STREAMS, a_study, a_unit, record
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from scipy import stats
+from tiny import ROOT, constants_of
 
+from common.detect.verdict import plain
+from common.machine import storage
 from common.machine.errors import Refusal, UserError
-from common.study import figures, power, report
-from common.study.report import Question, Study
+from common.study import figures, files, power, report, units
+from common.study.files import Study
+from common.study.report import Question
 
+SCRIPT = ROOT / "jacobian" / "study.py"
+COMMITTED = ROOT / "jacobian" / "study" / "digits"
 ALPHA, G = 0.05, 5
 FID, LOSS = "log FID", "log denoising loss t=50"
 
@@ -40,34 +48,91 @@ def table(folder):
         return {(r["arm"], r["stream"], int(r["generation"])): r for r in csv.DictReader(file)}
 
 
-def values(folder, arm, stream):
-    """The values (n, G) of a stream in all loops of an arm, without code of the report."""
+def values(folder, arm, stream, horizon=G, role="test", first=0):
+    """The values (n, G) of a stream in all loops of an arm, without code of the report; first: the
+    generation to begin with."""
     found = []
     for path in sorted(folder.glob(f"{arm}_seed*.npz")):
         with np.load(path) as unit:
-            found.append(unit["values"][1:, unit["streams"].tolist().index(stream)])
+            if json.loads(str(unit["record"]))["role"] == role:
+                column = unit["streams"].tolist().index(stream)
+                found.append(unit["values"][first + 1 : horizon + 1, column])
     return np.array(found)
 
 
-def times(folder, arm, stream):
+def times(folder, arm, stream, sign=None, **of):
     """Alarm times (n,), with a threshold that is found by simulating 400,000 studies."""
-    controls, sign = values(folder, "control", stream), STREAMS[stream]
-    rng, n = np.random.default_rng(0), controls.size
+    controls, sign = values(folder, "control", stream, **of), sign or STREAMS[stream]
+    (_, horizon), n = controls.shape, controls.size
+    rng = np.random.default_rng(0)
     sd = np.sqrt(rng.chisquare(n - 1, 400_000) / (n - 1))
-    highest = (rng.standard_normal((400_000, G)) - rng.normal(0, n**-0.5, (400_000, 1))).max(1)
-    limit = np.quantile(highest / sd, 1 - ALPHA) * controls.std(ddof=1)
-    alarms = sign * (values(folder, arm, stream) - controls.mean()) > limit
-    return np.where(alarms.any(1), alarms.argmax(1), G)
+    highest = rng.standard_normal((400_000, horizon)) - rng.normal(0, n**-0.5, (400_000, 1))
+    limit = np.quantile(highest.max(1) / sd, 1 - ALPHA) * controls.std(ddof=1)
+    alarms = sign * (values(folder, arm, stream, **of) - controls.mean()) > limit
+    return np.where(alarms.any(1), alarms.argmax(1), horizon)
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    """The committed units, reported as by study.py --report, and {"role", "horizon"}: those of role
+    test when there are controls among them, else the pilot's, whose last control is shorter."""
+    folder = shutil.copytree(COMMITTED, tmp_path_factory.mktemp("committed") / "digits")
+    units = [storage.load_arrays(path, "") for path in sorted(folder.glob("control_*.npz"))]
+    roles = [json.loads(str(unit["record"]))["role"] for unit in units]
+    role = "test" if roles.count("test") > 1 else "pilot"
+    lengths = [len(of["generations"]) for of, its in zip(units, roles, strict=True) if its == role]
+    of = {"role": role, "horizon": min(lengths) - 1}
+    return folder, made_again(folder, **of), of
+
+
+def made_again(folder, role, horizon):
+    """{name: bytes} of what `study.py --report` writes to a folder of units without results."""
+    for path in results_in(folder):
+        path.unlink()
+    choice = {"report": True, "role": role, "generation_number": horizon}
+    units.main(constants_of(SCRIPT, output_dir=folder.parent, **choice))
+    return {path.name: path.read_bytes() for path in results_in(folder)}
+
+
+def results_in(folder):
+    return [path for path in folder.iterdir() if path.is_file() and path.suffix != ".npz"]
+
+
+def test_the_committed_files_give_the_same_bytes_again(committed):
+    folder, before, of = committed
+    assert {"study.csv", "verdict.json", "claims.csv", "power.png", "report.html"} <= before.keys()
+    assert made_again(folder, **of) == before
+    for name in ("study.csv", "verdict.json", "claims.csv"):
+        if (COMMITTED / name).exists():
+            assert (COMMITTED / name).read_bytes() == before[name]
+
+
+def test_numbers_of_the_committed_files_by_other_code(committed):
+    folder, _, of = committed
+    rows, g = table(folder), of["horizon"] - 1
+    for stream, sign in (("log posterior variance, 20 largest t=50", -1), (FID, 1), (LOSS, 1)):
+        controls, loops = (values(folder, arm, stream, **of) for arm in ("control", "full"))
+        effect = (loops[:, g].mean() - controls.mean()) / controls.std(ddof=1)
+        assert float(rows["full", stream, g]["effect"]) == pytest.approx(effect, rel=1e-5)
+        detected = (times(folder, "full", stream, sign, **of) <= 0).sum()
+        assert int(rows["full", stream, 0]["detected"]) == detected
+    claim = next(
+        row for row in storage.load_rows(folder / "claims.csv") if "recall" in row["claim"]
+    )
+    recall = values(folder, "full", "recall", first=-1, **of)
+    changes, n = recall[:, -1] / recall[:, 0] - 1, len(recall)
+    half = stats.t.ppf(0.975, n - 1) * changes.std(ddof=1) / n**0.5
+    assert (claim["claim"], claim["loops"]) == ("w = 0: recall falls", str(n))
+    for name, expected in (("change", 0), ("low", -half), ("high", half)):
+        assert float(claim[name]) == pytest.approx(changes.mean() + expected, rel=1e-5)
 
 
 def test_deleted_results_are_made_again_byte_for_byte(folder):
-    names = ["study.csv", "verdict.json", "power.png", "dose_response.png", "leads.png"]
-    before = {name: (folder / name).read_bytes() for name in [*names, "report.html"]}
-    for name in before:
-        (folder / name).unlink()
+    before = {path.name: path.read_bytes() for path in results_in(folder)}
+    for path in results_in(folder):
+        path.unlink()
     paths = report.write(folder, PRIMARY, ALPHA, G)
-    assert [path.name for path in paths] == list(before)
-    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert {path.name: path.read_bytes() for path in paths} == before
 
 
 def test_numbers_by_other_code(folder):
@@ -228,13 +293,13 @@ def test_no_text_of_a_figure_is_cut_off(tmp_path, arms):
             values = np.random.default_rng([seed, *arm.encode()]).standard_normal((G, len(names)))
             a_unit(tmp_path, arm, seed, values + 9 * (arm != "control"), names)
     question = Question(next(iter(names)), FID, LOSS, ALPHA, G)
-    study = report.read(tmp_path, question, "test")
+    study = files.study(files.load(tmp_path, "test")[0], question)
     null, judged = power.judge(study.controls, study.arms, ALPHA, study.direction, resamples=50)
     leads = report.results(study, question, null, judged)["leads"]
     for figure in (
         figures.power_curves(study, question, judged),
         figures.dose_response(study, question, judged),
-        figures.leads(study, question, judged, report._plain(leads)),
+        figures.leads(study, question, judged, plain(leads, report.DIGITS)),
     ):
         FigureCanvasAgg(figure).draw()
         canvas = figure.bbox

@@ -26,7 +26,17 @@ class Kind(NamedTuple):
     logarithmic: bool = False
 
 
-# An improvement is no alarm. That posterior variance falls is what a loss of diversity means.
+# Of samples: a column of metrics_w{w}.csv each. An improvement is no alarm.
+METRICS = {
+    "fid": Kind("log FID", 1, logarithmic=True),
+    "precision": Kind("precision", -1),
+    "recall": Kind("recall", -1),
+    "density": Kind("density", -1),
+    "coverage": Kind("coverage", -1),
+    "entropy": Kind("entropy of samples", -1),
+    "distance_to_training": Kind("distance to training set", -1),
+}
+# Of the model itself; that posterior variance falls is what a loss of diversity means.
 KINDS = {
     "posterior_variance": Kind("posterior variance", -1),
     "effective_rank": Kind("effective rank", 0),
@@ -43,17 +53,10 @@ KINDS = {
     "overconfidence_10": Kind("over-confidence, 10 directions", 1),
     "overconfidence_20": Kind("over-confidence, 20 directions", 1),
     "denoising_loss": Kind("log denoising loss", 1, logarithmic=True),
-    "fid": Kind("log FID", 1, logarithmic=True),
-    "precision": Kind("precision", -1),
-    "recall": Kind("recall", -1),
-    "density": Kind("density", -1),
-    "coverage": Kind("coverage", -1),
-    "entropy": Kind("entropy of samples", -1),
-    "distance_to_training": Kind("distance to training set", -1),
+    **METRICS,
 }
-METRICS = ("fid", "precision", "recall", "density", "coverage", "entropy", "distance_to_training")
-FID = KINDS["fid"].name
-TANGENT = "log tangent variance"  # begins the names of streams of held-out images, not of anchors
+FID = METRICS["fid"].name
+TANGENT = KINDS["tangent_variance_10"].name.split(",")[0]  # begins streams of held-out images
 SAMPLED = " at samples"  # ends the name of a stream whose anchors are samples
 
 
@@ -125,12 +128,11 @@ def load(folder, w, first=0):
             arrays = measure.load(path)
             index = _matching(run, arrays, rows, path)
             found.append(arrays)
-            for name, numbers in _of_anchors(arrays, index).items():
-                per_anchor[name + ending] = numbers
-                values[name + ending] = numbers.mean(axis=1)
-            for name, numbers in _of_all(arrays, index).items():
-                values[name + ending] = numbers
-    values |= _of_metrics(run, rows)
+            own = {name + ending: each for name, each in _of_anchors(arrays, index).items()}
+            per_anchor |= own
+            values |= {name: numbers.mean(axis=1) for name, numbers in own.items()}
+            values |= {name + ending: each for name, each in _of_all(arrays, index).items()}
+    values |= of_metrics(run, rows)
     return Streams(
         folder,
         provenance.read(run),
@@ -143,27 +145,27 @@ def load(folder, w, first=0):
     )
 
 
-def _of_metrics(run, rows):
-    """{stream: (G,)} of the metrics; one that a run of an earlier version has nowhere is left out.
-    The initial model's may be missing: its training set is not a loop's."""
-    found = {}
-    for kind in METRICS:
-        lacking = [g for g, row in rows.items() if kind not in row and g != INITIAL]
-        if len(lacking) == len([g for g in rows if g != INITIAL]):
+def of_metrics(run, rows, suffix=""):
+    """{stream: (G,)} of the metrics in rows {generation: row}, of guided samples with the suffix
+    "_guided"; one that a run of an earlier version has nowhere is left out. The initial model's may
+    be missing: its training set is not a loop's. UserError where another is, or is infinite."""
+    found, generations = {}, [g for g in rows if g != INITIAL]
+    for kind, (name, _, logarithmic) in METRICS.items():
+        lacking = [g for g in generations if kind + suffix not in rows[g]]
+        if lacking == generations:
             continue
-        series = np.array([row.get(kind, np.nan) for row in rows.values()])
-        if lacking or np.isinf(series).any():
-            which = lacking or [g for g, row in rows.items() if np.isinf(row.get(kind, 0))]
+        series = np.array([row.get(kind + suffix, np.nan) for row in rows.values()])
+        if bad := lacking or [g for g, value in zip(rows, series, strict=True) if np.isinf(value)]:
             raise UserError(
-                f"{run.table('metrics')}: {kind} of generations {which} is missing or infinite; "
-                "run main.py again, which measures what is missing"
+                f"{run.table('metrics')}: {kind + suffix} of generations {bad} is missing or "
+                "infinite; run main.py again, which measures what is missing"
             )
-        found[name_of(kind)] = np.log(series) if KINDS[kind].logarithmic else series
+        found[name] = np.log(series) if logarithmic else series
     return found
 
 
 def _of_unit(path, first):
-    """The Streams in a file of `study.collected`."""
+    """The Streams in the file that a study keeps of a loop: `study.files`."""
     arrays = storage.load_arrays(path, "jacobian/study.py")
     made = json.loads(str(arrays["record"]))["provenance"]
     from_first = arrays["generations"] >= first

@@ -1,23 +1,25 @@
 """Onset and lead time: when a loop left what its controls do, in the spectrum and in FID.
 
-The statistics are in `onset`; this module reads the runs, judges them and states the verdict.
+This module reads the runs, has them judged (`thresholds`, `leads`) and writes what follows.
 """
 
 import math
 
-from common.detect import figures, onset, streams
+import numpy as np
+
+from common.detect import figures, leads, sentences, streams, thresholds
 from common.detect.streams import FID
+from common.detect.thresholds import WAYS
 from common.machine import processes, storage
 from common.machine.errors import UserError, one_line
 from common.page import report
-from common.run import provenance
+from common.run import comparable, provenance
 from common.run.folder import Run
 from common.spectrum import measure
 
 UNCALIBRATED = (
     "uncalibrated: without control loops a change cannot be told from the recipe or from chance"
 )
-WAYS = {1: "up", -1: "down", 0: "either way"}
 
 
 @processes.led
@@ -26,8 +28,8 @@ def main(constants):
     with one_line():
         loops = [streams.load(folder, constants.w) for folder in constants.runs]
         controls = [streams.load(folder, 0) for folder in constants.controls]  # they have no w
-        provenance.check_loops([loop.provenance for loop in loops])
-        provenance.check_controls(
+        comparable.check_loops([loop.provenance for loop in loops])
+        comparable.check_controls(
             [loop.provenance for loop in loops], [control.provenance for control in controls]
         )
         names = loops[0].names
@@ -44,10 +46,10 @@ def main(constants):
             result["verdict"] += f"\n{text}"
         names = ("primary", "primary_t", "alpha", "seed")
         result["constants"] = {name: getattr(constants, name) for name in names}
-        storage.save_json(_finite(result), home.table("onset", "json"))
+        storage.save_json(plain(result), home.table("onset", "json"))
         figure = figures.onsets(loops, controls, calibration, primary)
         storage.save_figure(figure, home.figure("onset"))
-        print(_table(result))
+        print(sentences.table(result))
         print(result["verdict"])
         for path in (home.table("onset", "json"), home.figure("onset")):
             print(f"  {storage.shown(path)}")
@@ -81,13 +83,13 @@ def _judged(loops, controls, primary, constants):
     horizon = min(max(len(loop.generations) for loop in loops), *lengths)
     names, direction = loops[0].names, [streams.direction(name) for name in loops[0].names]
     null = [control.values for control in controls]
-    calibration = onset.calibrate(null, horizon, constants.alpha, direction)
-    judged, leads = [], []
+    calibration = thresholds.calibrate(null, horizon, constants.alpha, direction)
+    judged, found = [], []
     for loop in loops:
         onsets = dict(zip(names, calibration.onsets(loop.values), strict=True))
         n_judged = min(len(loop.generations), horizon)
         here, there = (onsets[name] and onsets[name].generation for name in (primary, FID))
-        leads.append(onset.lead(here, there, n_judged))
+        found.append(leads.lead(here, there, n_judged))
         judged.append(
             {
                 "folder": str(loop.folder),
@@ -97,7 +99,7 @@ def _judged(loops, controls, primary, constants):
                     name: at and {"generation": at.generation, "direction": WAYS[at.sign]}
                     for name, at in onsets.items()
                 },
-                "lead": leads[-1]._asdict(),
+                "lead": found[-1]._asdict(),
             }
         )
     result = {
@@ -106,126 +108,24 @@ def _judged(loops, controls, primary, constants):
         "horizon": horizon,
         "primary": primary,
         "reference": FID,
-        "streams": _of_streams(names, calibration),
+        "streams": {
+            name: {
+                "monitored": bool(calibration.monitored[s]),
+                **calibration.described(s),
+                "control_alarms": int(calibration.control_alarms[:, s].sum()),
+                "certified_rate": calibration.certified_rate[s],
+            }
+            for s, name in enumerate(names)
+        },
         "controls": [str(control.folder) for control in controls],
         "n_control_generations": sum(lengths),
         "control_alarms": calibration.control_alarms.any(1).tolist(),
         "certified_rate": calibration.family_rate,
         "runs": judged,
-        "leads": onset.summarise_leads(leads, seed=constants.seed),
+        "leads": leads.summarise(found, seed=constants.seed),
     }
-    result["verdict"] = _verdict(result)
+    result["verdict"] = sentences.verdict(result)
     return result, calibration
-
-
-def _of_streams(names, calibration):
-    """What the calibration says about each stream {name: {...}}."""
-    return {
-        name: {
-            "monitored": bool(calibration.monitored[s]),
-            "direction": WAYS[int(calibration.direction[s])],
-            "mean": float(calibration.mean[s]),
-            "sd": float(calibration.sd[s]),
-            "threshold": float(calibration.threshold[s]),
-            "method": "rank" if calibration.by_rank[s] else "Gaussian",
-            "control_alarms": int(calibration.control_alarms[:, s].sum()),
-            "certified_rate": float(calibration.certified_rate[s]),
-            "normality_p": float(calibration.normality[s]),
-        }
-        for s, name in enumerate(names)
-    }
-
-
-def _verdict(result):
-    """The result in words, computed from its numbers."""
-    n, horizon = len(result["controls"]), result["horizon"]
-    longest = max(judged["n_generations"] for judged in result["runs"])
-    unjudged = f"; the {longest - horizon} after them are drawn, not judged"
-    lines = [
-        f"Judged are the first {horizon} of {longest} generations, as many as every control loop "
-        f"has{unjudged if longest > horizon else ''}. In each stream a loop without change is to "
-        f"alarm there with probability {result['alpha']:g}."
-    ]
-    for name in (result["primary"], FID):
-        lines.append(_of_stream(name, result["streams"][name], n, horizon))
-    lines.append(
-        f"In some stream or other {sum(result['control_alarms'])} of {n} control loops alarmed: at "
-        f"most {result['certified_rate']:.0%} for all of them together."
-    )
-    for judged in result["runs"]:
-        here, there = judged["onsets"][result["primary"]], judged["onsets"][FID]
-        lines.append(
-            f"{judged['folder']}: {result['primary']} (primary) {_when(here)}, {FID} "
-            f"{_when(there)}: {_lead_text(judged['lead'])}."
-        )
-    if result["leads"]["n_loops"] > 1:
-        lines.append(_over_loops(result["leads"]))
-    else:
-        lines.append("One loop is one observation: it says nothing about the next.")
-    lines.append(f"Every stream but the primary one and {FID} is exploratory.")
-    return "\n".join(lines)
-
-
-def _of_stream(name, stream, n_controls, horizon):
-    """What the threshold of one stream is, and what it rests on."""
-    if not stream["monitored"]:
-        return f"{name} is constant in the controls: it has no scale, and is not judged."
-    way = {"up": "above", "down": "below"}.get(stream["direction"], "beyond")
-    sign = "-" if stream["direction"] == "down" else ""
-    n_alarms, p = stream["control_alarms"], stream["normality_p"]
-    method = "Gaussian controls"
-    if stream["method"] == "rank":
-        method = f"the rank of control generations, which are not Gaussian: p = {p:.2g}"
-    elif p < onset.NOT_GAUSSIAN:
-        method = (
-            f"as if its controls were Gaussian, which they are not (p = {p:.2g}) and too few for "
-            "their rank: trust the count"
-        )
-    return (
-        f"{name} alarms {way} z = {sign}{stream['threshold']:.2f} ({method}). Left out in turn, "
-        f"{n_alarms} of {n_controls} control loops alarmed: a false-alarm rate of at most "
-        f"{stream['certified_rate']:.0%} for the first {horizon} generations (95 % confidence)."
-    )
-
-
-def _over_loops(leads):
-    """The leads of several loops in words."""
-    limits = [leads[name] for name in ("interval_low", "interval_high")]
-    low, high = ("unbounded" if math.isinf(limit) else f"{limit:g}" for limit in limits)
-    return (
-        f"Over {leads['n_loops']} loops the spectrum was first in {leads['n_candidate_first']}, "
-        f"FID in {leads['n_reference_first']}, {leads['n_ties']} ties, no alarm of either in "
-        f"{leads['n_undefined']}; sign test p = {leads['p_value']:.3g}; median lead "
-        f"{_median_text(leads)}, bootstrap interval {low} to {high}."
-    )
-
-
-def _median_text(leads):
-    low, high, kind = leads["median_low"], leads["median_high"], leads["median_is"]
-    if kind == "between":
-        return f"between {low:g} and {high:g}"
-    if kind == "unknown":
-        return kind
-    number = f"{high if math.isinf(low) else low:g}"
-    return number if kind == "exact" else f"{kind} {number}"
-
-
-def _lead_text(lead):
-    value, censored = lead["value"], lead["censored"]
-    if censored == "both":
-        return "no alarm in either, so there is no lead"
-    if value == 0 and censored == "none":
-        return "at the same generation"
-    bound = "" if censored == "none" else "at least "  # the later one had not alarmed at the end
-    leads = "lags" if value < 0 or censored == "left" else "leads"
-    plural = "" if abs(value) == 1 else "s"
-    return f"the spectrum {leads} by {bound}{abs(value)} generation{plural}"
-
-
-def _when(onset_):
-    if onset_ is None:
-        return "never alarmed"
-    return f"alarmed at generation {onset_['generation']} ({onset_['direction']})"
 
 
 def _remarks(loops, w):
@@ -263,38 +163,15 @@ def _uncalibrated(loops, primary):
     }
 
 
-def _finite(value):
-    """A result without what JSON has no number for: infinite and NaN become None."""
+def plain(value, digits=17):
+    """A result for strict JSON and CSV: plain numbers of so many digits (17: all of them), None for
+    infinite and NaN."""
     if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
+        return {key: plain(part, digits) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _table(result):
-    """The result as a table for the terminal, one line per stream."""
-    names = list(result["runs"][0]["onsets" if result["calibrated"] else "changes"])
-    width = max(map(len, names))
-    kind = "change from generation 0"
-    if result["calibrated"]:
-        kind = f"first alarm in generations 0 to {result['horizon'] - 1}"
-    lines = [f"{'stream':<{width}}  {kind}"]
-    for name in names:
-        cells = []
-        for judged in result["runs"]:
-            if result["calibrated"]:
-                cells.append(_onset_cell(result["streams"][name], judged["onsets"][name]))
-            else:
-                cell = judged["changes"][name]
-                interval = "" if cell["interval"] is None else f" +- {cell['interval']:.2g}"
-                cells.append(f"{cell['change']:+.3g}{interval}")
-        mark = "  (primary)" if name == result["primary"] else ""
-        lines.append(f"{name:<{width}}  {'  '.join(cells)}{mark}")
-    return "\n".join(lines)
-
-
-def _onset_cell(stream, at):
-    if not stream["monitored"]:
-        return "constant"
-    return "-" if at is None else f"{at['generation']} ({at['direction']})"
+        return [plain(part, digits) for part in value]
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+    return value

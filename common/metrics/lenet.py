@@ -82,7 +82,6 @@ def from_state_dict(state):
     return network.eval()
 
 
-@torch.inference_mode()
 def extract_mnist_features(images, network, batch_size=1000):
     """Features float32 (N, 84) on the CPU of images uint8 (N, 1, 28, 28), by a LeNet in eval mode.
 
@@ -90,18 +89,18 @@ def extract_mnist_features(images, network, batch_size=1000):
     """
     if network.training:
         raise ValueError("the feature network is in train mode: BatchNorm would mix the images")
-    device = next(network.parameters()).device
-    return torch.cat(
-        [network.embed(part.to(device).float() / 255).cpu() for part in images.split(batch_size)]
-    )
+    return _in_batches(network.embed, images, network, batch_size)
+
+
+def accuracy(network, data, batch_size=1000):
+    """The fraction of LabelledImages that the network classifies correctly."""
+    scores = _in_batches(network, data.images, network, batch_size)
+    return (scores.argmax(1) == data.labels).sum().item() / len(data.labels)
 
 
 @torch.inference_mode()
-def accuracy(network, data, batch_size=1000):
-    """The fraction of LabelledImages that the network classifies correctly."""
+def _in_batches(function, images, network, batch_size):
+    """A function of images in [0, 1] on the network's device, of images uint8 (N, 1, 28, 28)."""
     device = next(network.parameters()).device
-    right = 0
-    for images, labels in zip(*(part.split(batch_size) for part in data), strict=True):
-        scores = network(images.to(device).float() / 255)
-        right += int((scores.argmax(1).cpu() == labels).sum())
-    return right / len(data.labels)
+    parts = images.split(batch_size)
+    return torch.cat([function(part.to(device).float() / 255).cpu() for part in parts])

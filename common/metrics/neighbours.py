@@ -19,7 +19,7 @@ def entropy(features):
     points are equal. Features after a ReLU have no density: there it is an index, comparable
     between sets of one N and one network only. Raises ValueError unless N >= 2 and all is finite.
     """
-    x = _features(features, 2)
+    x = checked(features, 2)
     N, d = x.shape
     r = _distances(x)
     if not r.any():
@@ -35,7 +35,7 @@ def distance_to_training(samples, training):
     `training` is what the model that made the samples was trained on; it grows smaller with M, so
     compare sets of one size. Raises ValueError for two sets that are the same, and as `entropy`.
     """
-    x, y = _features(samples, 1), _features(training, 1)
+    x, y = checked(samples, 1), checked(training, 1)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"samples have {x.shape[1]} features and training images {y.shape[1]}")
     if np.array_equal(x, y):
@@ -43,7 +43,8 @@ def distance_to_training(samples, training):
     return float(_distances(y, x).mean())
 
 
-def _features(features, least):
+def checked(features, least):
+    """features (N, d) as a NumPy array of float64; ValueError unless finite and N >= least."""
     x = np.asarray(features, dtype=np.float64)
     if x.ndim != 2 or len(x) < least or not np.isfinite(x).all():
         raise ValueError(f"features {x.shape} are not (N, d) and finite, with N of {least} or more")

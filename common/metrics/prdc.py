@@ -6,6 +6,7 @@ Memory grows with block * N, never with N^2: 60,000 real images need well under 
 import torch
 
 from common.metrics import PRDC_K
+from common.metrics.neighbours import checked
 
 BLOCK = 125  # rows of a distance matrix in memory at a time
 
@@ -53,14 +54,7 @@ def compute_prdc_slice(
 
 
 def _features(features, nearest_k):
-    features = torch.as_tensor(features).double()
-    if features.ndim != 2 or len(features) <= nearest_k:
-        raise ValueError(
-            f"features {tuple(features.shape)} are not (N, D) with N above {nearest_k}"
-        )
-    if not features.isfinite().all():
-        raise ValueError("features must be finite")
-    return features
+    return torch.from_numpy(checked(features, nearest_k + 1))
 
 
 def _squared_distances(a, b, block):

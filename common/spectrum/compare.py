@@ -3,9 +3,8 @@
 from common.machine import processes, storage
 from common.machine.errors import Refusal, UserError, one_line
 from common.page import report
-from common.run import plots, provenance
+from common.run import comparable, plots, provenance
 from common.run.folder import Run, control_rows
-from common.seeds import INITIAL
 from common.settings import number_text
 from common.spectrum import figures, measure
 from common.spectrum.jacobian import log_spectrum_distance
@@ -47,11 +46,11 @@ def _check(found):
     """Refusal when Provenances were not measured alike: their numbers could not be compared. How
     the runs were made may differ, and is said."""
     for other in found[1:]:
-        if text := provenance.difference(found[0], other, MADE):
+        if text := comparable.difference(found[0], other, MADE):
             raise Refusal(f"these runs were not measured alike: {text}")
         made = [
             f"{name} ({ours}, {theirs})"
-            for name, (ours, theirs) in provenance.differences(found[0], other).items()
+            for name, (ours, theirs) in comparable.differences(found[0], other).items()
         ]
         if made:
             print(f"{_name(found[0].folder)} and {_name(other.folder)}: {', '.join(made)}")
@@ -74,7 +73,7 @@ def _one(run, arrays, statistics):
     rows = []
     for i, generation in enumerate(generations):
         for j, t in enumerate(arrays["t"].tolist()):
-            row = {"generation": "initial" if generation == INITIAL else generation, "t": t}
+            row = {"generation": plots.generation_name(generation), "t": t}
             for name, values in statistics.items():
                 row |= {name: values[i, j].mean(), f"{name}_sd": values[i, j].std(ddof=1)}
             if 0 in generations:

@@ -52,7 +52,7 @@ def _check(eps, x_t, t, c):
 def _recorded(eps, x_t, t, c, copies):
     """`copies` copies of one anchor x_t (1, ...), and eps of them with the graph between."""
     x = x_t.detach().repeat(copies, *[1] * (x_t.dim() - 1)).requires_grad_()
-    with torch.enable_grad(), _LeanBackward():
+    with torch.enable_grad(), _KeptSlopes():
         y = eps(x, t.expand(copies), c.expand(copies))
     if y.shape != x.shape:
         raise ValueError(f"eps has shape {tuple(y.shape)} where x_t has {tuple(x.shape)}")
@@ -187,16 +187,19 @@ def log_spectrum_distance(eigenvalues_a, eigenvalues_b):
     return np.abs(a - b).mean(axis=-1)
 
 
-class _LeanBackward(TorchFunctionMode):
-    """What runs inside is recorded for many backward passes: GELU keeps its slopes, which PyTorch's
-    computes again in every pass."""
+class _KeptSlopes(TorchFunctionMode):
+    """Where this is active, `_gelu` is called in place of PyTorch's, which computes its slope again
+    in every backward pass: the rows of J are many passes through one graph."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        function = _gelu if function is functional.gelu else function
-        return function(*args, **(kwargs or {}))
+        called = _gelu if function is functional.gelu else function
+        return called(*args, **(kwargs or {}))
 
 
 def _gelu(input, approximate="none"):
+    """GELU, recorded as its tangent at x: value + slope * (input - x), whose last factor is 0 and
+    has derivative 1. Value and slope are constants, so a backward pass is one product."""
     x = input.detach()
+    value = functional.gelu(x, approximate=approximate)
     slope = torch.ops.aten.gelu_backward(torch.ones_like(x), x, approximate=approximate)
-    return functional.gelu(x, approximate=approximate) + slope * (input - x)
+    return value + slope * (input - x)

@@ -1,7 +1,5 @@
 """A study's results in words, and its page."""
 
-import math
-
 from common.page import elements
 from common.study import figures
 
@@ -88,27 +86,6 @@ def _comparison_text(study, question, claim, *pairs):
 def _difference(pair):
     low, high = pair["difference_low"], pair["difference_high"]
     return f"{pair['difference']:+.0%}, {low:+.0%} to {high:+.0%}"
-
-
-def lead_text(lead):
-    """A summary of leads in words."""
-    median = f"{lead['median_low']:g}"
-    if lead["median_is"] in ("at least", "at most"):
-        limit = lead["median_low" if lead["median_is"] == "at least" else "median_high"]
-        median = f"{lead['median_is']} {limit:g}"
-    elif lead["median_is"] != "exact":
-        median = lead["median_is"].replace(
-            "between", f"between {median} and {lead['median_high']:g}"
-        )
-    low, high = (
-        "no limit" if math.isinf(limit) else f"{limit:g}"
-        for limit in (lead["interval_low"], lead["interval_high"])
-    )
-    return (
-        f"median {median} ({low} to {high}); first in {lead['n_candidate_first']}, after in "
-        f"{lead['n_reference_first']}, {lead['n_ties']} ties, {lead['n_undefined']} without alarm, "
-        f"sign test p = {lead['p_value']:.2g}"
-    )
 
 
 # The page

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import special, stats
+from scipy.optimize import isotonic_regression
 
-from common.detect import onset
+from common.detect import thresholds
 
 CONTROL = "control"  # the arm of the controls, judged by one another
 RESAMPLES = 2000
@@ -42,10 +43,10 @@ def judge(controls, arms, alpha, direction, seed=0, resamples=RESAMPLES):
     intervals hold the truth in 95 to 99 % (fraction) and 94 to 96 % (effect) of studies; Clopper
     and Pearson's, which takes the thresholds for known, in 86 % where half of the loops are
     detected. Loops drawn with replacement hold a fraction near 0 or 1 almost never. An arm's
-    numbers do not change with the other arms. Raises ValueError where `onset.thresholds` does.
+    numbers do not change with the other arms. Raises ValueError as `thresholds.of_controls`.
     """
     L, G, _ = controls.shape
-    null = onset.thresholds(list(controls), G, alpha, direction)
+    null = thresholds.of_controls(controls, G, alpha, direction)
     counts = draws(np.random.default_rng(seed), L, resamples)
     mean_sd, bounds = moments(controls, counts), limits(controls, counts, null, L * G)
     judged = {}
@@ -75,7 +76,7 @@ def judge(controls, arms, alpha, direction, seed=0, resamples=RESAMPLES):
 
 
 def alarm_times(null, loops):
-    """Alarm times (n, S) int of loops (n, G, S), G = null.horizon, judged by an onset.Null."""
+    """Alarm times (n, S) int of loops (n, G, S), G = null.horizon, judged by an thresholds.Null."""
     onsets = [null.onsets(loop) for loop in loops]
     times = [[null.horizon if at is None else at.generation for at in loop] for loop in onsets]
     return np.array(times)
@@ -85,7 +86,7 @@ def left_out_times(controls, alpha, direction):
     """Alarm times (L, S) of controls (L, G, S), each judged by the others only."""
     L, G, _ = controls.shape
     nulls = (
-        onset.thresholds(list(np.delete(controls, i, 0)), G, alpha, direction) for i in range(L)
+        thresholds.of_controls(np.delete(controls, i, 0), G, alpha, direction) for i in range(L)
     )
     return np.concatenate([alarm_times(null, controls[i : i + 1]) for i, null in enumerate(nulls)])
 
@@ -118,17 +119,17 @@ def limits(controls, counts, null, n_null):
     """The values (lower (B, S), upper (B, S)) beyond which a stream alarms, from controls (L, G, S)
     drawn `counts` (B, L) times; infinite on a side without alarms, NaN if it is not monitored.
 
-    Thresholds are those of `onset.thresholds` for n_null generations; of streams that `null` judges
+    They are as in `thresholds.of_controls` for n_null generations; for streams that `null` judges
     by rank, the k-th largest of the generations that were drawn, which leans to detection: it is
     never above that of all.
     """
     mean, sd = moments(controls, counts)
     sd = np.where(null.monitored, sd, np.nan)
     one_sided, two_sided = (
-        onset.limit(n_null, null.horizon, null.alpha, both) for both in (False, True)
+        thresholds.limit(n_null, null.horizon, null.alpha, both) for both in (False, True)
     )
     reach = np.where(null.direction == 0, two_sided, one_sided) * sd
-    k = onset.rank(n_null, null.horizon, null.alpha)
+    k = thresholds.rank(n_null, null.horizon, null.alpha)
     for s in np.flatnonzero(null.by_rank & (k > 0)):
         deviation = controls[None, :, :, s] - mean[:, None, None, s]  # (B, L, G)
         height = null.direction[s] * deviation if null.direction[s] else np.abs(deviation)
@@ -229,37 +230,19 @@ def holm(p_values):
 # Doses
 
 
-def isotonic(fractions, n):
-    """The non-decreasing fractions (..., D) nearest to these in weighted squares, weights n (D,):
-    max over a <= i, min over b >= i of the mean of a..b (Robertson, Wright & Dykstra 1988)."""
-    n, fractions = np.asarray(n), np.asarray(fractions, dtype=np.float64)
-    D, total = len(n), fractions * n
-    rising = np.empty_like(fractions)
-    for i in range(D):
-        least = [
-            np.min([total[..., a : b + 1].sum(-1) / n[a : b + 1].sum() for b in range(i, D)], 0)
-            for a in range(i + 1)
-        ]
-        rising[..., i] = np.max(least, 0)
-    return rising
-
-
 def half_dose(doses, fractions, n):
     """The dose (...,) at which rising fractions (..., D) of n (D,) loops reach 1/2.
 
-    doses (D,) ascend and are positive; fractions are made monotone by `isotonic` and interpolated
-    in the logarithm of the dose. 0 where the lowest dose is above 1/2 already, infinite where the
-    highest is below.
+    doses (D,) ascend and are positive; fractions are replaced by the rising ones nearest in squares
+    weighted by n, and interpolated in the logarithm of the dose. 0 where the lowest dose is above
+    1/2 already, infinite where the highest is below.
     """
-    rising = isotonic(fractions, n)
-    x, found = np.log(doses), np.full(rising.shape[:-1], np.inf)
-    for i in reversed(range(len(doses))):
-        here = rising[..., i]
-        if i == 0:
-            at = np.where(here > 0.5, 0.0, doses[0])
-        else:
-            before = rising[..., i - 1]
-            step = np.where(here > before, here - before, 1)
-            at = np.exp(x[i - 1] + (x[i] - x[i - 1]) * np.clip((0.5 - before) / step, 0, 1))
-        found = np.where(here >= 0.5, at, found)
-    return found
+    x, fractions = np.log(doses), np.asarray(fractions, dtype=np.float64)
+    rising = np.apply_along_axis(lambda y: isotonic_regression(y, weights=n).x, -1, fractions)
+    first = (rising >= 0.5).argmax(-1)  # 0 if none is
+    lower = np.maximum(first - 1, 0)
+    here, before = (np.take_along_axis(rising, i[..., None], -1)[..., 0] for i in (first, lower))
+    step = np.where(here > before, here - before, 1)
+    between = np.exp(x[lower] + (x[first] - x[lower]) * np.clip((0.5 - before) / step, 0, 1))
+    found = np.where(first > 0, between, np.where(here > 0.5, 0.0, doses[0]))
+    return np.where(here >= 0.5, found, np.inf)

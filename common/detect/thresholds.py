@@ -1,4 +1,4 @@
-"""When did a stream of per-generation numbers leave its null, and which stream left first?
+"""When did a stream of per-generation numbers leave its null?
 
 The null is what control loops show: every generation a fresh model trained on real data, so that
 generations are exchangeable draws. A stream is standardised by the mean and sd of all control
@@ -24,6 +24,7 @@ from scipy import special, stats
 from scipy.optimize import brentq
 
 NOT_GAUSSIAN = 0.01  # p-value of a test of normality below which a stream is called so
+WAYS = {1: "up", -1: "down", 0: "either way"}  # directions and signs in words
 
 
 @functools.lru_cache(maxsize=256)
@@ -37,14 +38,17 @@ def limit(n_null, horizon, alpha, two_sided=False):
     """
     if n_null < 2 or horizon < 1 or not 0 < alpha < 1:
         raise ValueError("a threshold needs n_null >= 2, horizon >= 1 and 0 < alpha < 1")
+    # Nodes and weights of S, an integral over v in [0, 1] where v^3 is S's distribution function,
+    # so that most nodes are at small S; and of M, along the other axis.
     x, weight = np.polynomial.legendre.leggauss(200)
     v = (x + 1) / 2
-    S = np.sqrt(stats.chi2.ppf(v**3, n_null - 1) / (n_null - 1))  # v^3: most nodes at small S
+    S = np.sqrt(stats.chi2.ppf(v**3, n_null - 1) / (n_null - 1))
     x, normal = np.polynomial.hermite_e.hermegauss(60)
     M = x[:, None] / np.sqrt(n_null)
     weights = (normal / normal.sum())[:, None] * (1.5 * weight * v**2)
 
     def excess(h):
+        """P(max > h) - alpha, of log P(one generation is within h) for each S and M."""
         if two_sided:
             inside = np.log(np.maximum(special.ndtr(h * S + M) - special.ndtr(M - h * S), 1e-300))
         else:
@@ -64,12 +68,12 @@ def rank(n_null, horizon, alpha):
     None exceeds it if the k largest of all are among the n_null: prod_{i < k} (n_null - i) /
     (n_null + horizon - i).
     """
-    k, none = 0, 1.0
-    while (
-        k < n_null and (none := none * (n_null - k) / (n_null + horizon - k)) >= 1 - alpha - 1e-12
-    ):
-        k += 1
-    return k
+    none = 1.0
+    for k in range(n_null):
+        none = none * (n_null - k) / (n_null + horizon - k)
+        if none < 1 - alpha - 1e-12:
+            return k
+    return n_null
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +97,17 @@ class Null:
     def monitored(self):
         """Which streams vary in the controls (S,): the others have no scale."""
         return ~np.isnan(self.sd)
+
+    def described(self, s):
+        """What tables and JSON say of stream s, as a dict."""
+        return {
+            "direction": WAYS[int(self.direction[s])],
+            "mean": self.mean[s],
+            "sd": self.sd[s],
+            "threshold": self.threshold[s],
+            "method": "rank" if self.by_rank[s] else "Gaussian",
+            "normality": self.normality[s],
+        }
 
     def z(self, loop):
         """Standardised loop, (G', S) to (G', S); columns that are not monitored are NaN.
@@ -148,7 +163,7 @@ class Calibration(Null):
     family_rate: float
 
 
-def thresholds(controls, horizon, alpha, direction):
+def of_controls(controls, horizon, alpha, direction):
     """The Null of control loops [(G_l, S), ...] for the first `horizon` generations of a loop.
 
     direction (S,): 1, -1 or 0 for each stream. Mean and sd are those of all control generations,
@@ -183,16 +198,16 @@ def thresholds(controls, horizon, alpha, direction):
 
 
 def calibrate(controls, horizon, alpha, direction):
-    """The Calibration of control loops [(G_l, S), ...], L >= 2, as in `thresholds`.
+    """The Calibration of control loops [(G_l, S), ...], L >= 2, as in `of_controls`.
 
     Each control loop is judged in its first `horizon` generations by the others only, whose
     generations must be at least 2. These trials share controls, for which certified_rate makes no
     allowance; in simulations their count varied no more than a binomial one. Raises ValueError
-    where `thresholds` does.
+    where `of_controls` does.
     """
-    null, alarms = thresholds(controls, horizon, alpha, direction), []
+    null, alarms = of_controls(controls, horizon, alpha, direction), []
     for i, control in enumerate(controls):
-        judge = thresholds([*controls[:i], *controls[i + 1 :]], horizon, alpha, direction)
+        judge = of_controls([*controls[:i], *controls[i + 1 :]], horizon, alpha, direction)
         # What is constant in the others gives no sd, so any deviation counts.
         differs = np.abs(control - judge.mean) > 1e-12 * np.abs(judge.mean)
         deviates = (~judge.monitored & differs)[:horizon].any(0)
@@ -210,15 +225,10 @@ def _checked(values, name):
     """`values` as float64 (generations, streams), its shape and finiteness checked."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(
-            f"{name} has shape {values.shape}: give a filled array (generations, streams)"
-        )
-    bad = ~np.isfinite(values).all(0)
-    if bad.any():
-        streams = ", ".join(map(str, np.flatnonzero(bad)))
-        raise ValueError(
-            f"{name} holds NaN or infinite values in stream {streams}: drop the stream"
-        )
+        raise ValueError(f"{name} has shape {values.shape}, not a filled (generations, streams)")
+    if len(bad := np.flatnonzero(~np.isfinite(values).all(0))):
+        named = ", ".join(map(str, bad))
+        raise ValueError(f"{name} holds NaN or infinite values in stream {named}: drop the stream")
     return values
 
 
@@ -233,79 +243,3 @@ def certified_rate(n_alarms, n_loops, confidence=0.95):
     if n_alarms == n_loops:
         return 1.0
     return float(stats.beta.ppf(confidence, n_alarms + 1, n_loops - n_alarms))
-
-
-class Lead(NamedTuple):
-    """Generations by which the candidate alarmed before the reference (negative: after it).
-
-    censored: "none"; "right", the lead is at least value; "left", at most value; "both", neither
-    stream alarmed and value is None.
-    """
-
-    value: int | None
-    censored: str
-
-
-def lead(onset_candidate, onset_reference, horizon):
-    """Lead of one loop of `horizon` generations from two onsets (int from 0, or None).
-
-    A stream without alarm would alarm at `horizon` at the earliest. Raises ValueError for an
-    onset outside the horizon.
-    """
-    for onset in (onset_candidate, onset_reference):
-        if onset is not None and not 0 <= onset < horizon:
-            raise ValueError(f"onset {onset} is outside the horizon of {horizon} generations")
-    if onset_candidate is None and onset_reference is None:
-        return Lead(None, "both")
-    if onset_reference is None:
-        return Lead(horizon - onset_candidate, "right")
-    if onset_candidate is None:
-        return Lead(onset_reference - horizon, "left")
-    return Lead(onset_reference - onset_candidate, "none")
-
-
-def summarise_leads(leads, seed=0, confidence=0.95, n_resamples=10_000):
-    """Summary dict of the Leads of several loops; those with "both" are only counted.
-
-    The median is monotone in every lead, so it lies between the medians of the leads' lower and
-    upper limits (median_low, median_high, infinite where unlimited); median_is says "exact", "at
-    least", "at most", "between" or "unknown". interval_low and interval_high: percentile
-    bootstrap over loops (Efron 1979) of those two, rough below some 10 loops. p_value: exact
-    two-sided sign test, where ties drop out and a censored lead counts by its sign; loops judged
-    by the same few controls share their errors, which makes it reject too often (5 controls and
-    alpha = 0.05: about 0.1 of equal streams).
-    """
-    known = [one for one in leads if one.censored != "both"]
-    value = np.array([one.value for one in known], dtype=np.float64)
-    censored = np.array([one.censored for one in known], dtype=str)
-    low = np.where(censored == "left", -np.inf, value)
-    high = np.where(censored == "right", np.inf, value)
-    n_first, n_after = int((value > 0).sum()), int((value < 0).sum())
-    n_signs = n_first + n_after
-    summary = {
-        "n_loops": len(leads),
-        "n_undefined": len(leads) - len(known),
-        "n_censored": int((censored != "none").sum()),
-        "n_candidate_first": n_first,
-        "n_ties": len(known) - n_signs,
-        "n_reference_first": n_after,
-        "p_value": float(stats.binomtest(n_first, n_signs).pvalue) if n_signs else 1.0,
-    }
-    if known:
-        draws = np.random.default_rng(seed).integers(len(known), size=(n_resamples, len(known)))
-        tail = (1 - confidence) / 2
-        lows, highs = np.median(low[draws], 1), np.median(high[draws], 1)
-        limits = np.median(low), np.median(high)
-        # Sorted entries, not interpolated: the middle of two infinities is NaN.
-        interval = (
-            np.quantile(lows, tail, method="lower"),
-            np.quantile(highs, 1 - tail, method="higher"),
-        )
-    else:
-        limits = interval = (-np.inf, np.inf)
-    kinds = {(1, 0): "at least", (0, 1): "at most", (0, 0): "unknown", (1, 1): "between"}
-    kind = kinds[tuple(np.isfinite(limits))]
-    summary["median_low"], summary["median_high"] = map(float, limits)
-    summary["median_is"] = "exact" if limits[0] == limits[1] else kind
-    summary["interval_low"], summary["interval_high"] = map(float, interval)
-    return summary
