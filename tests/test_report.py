@@ -369,10 +369,10 @@ def test_a_page_that_cannot_be_written_never_stops_a_run(finished, tmp_path, mon
         finished, tmp_path / "run", leave_out=["*_1_w0*", "*w1_w0", "metrics*", "*.html"]
     )
 
-    def fails(template, path, **values):
+    def fails(template, **values):
         raise ValueError("no page today")
 
-    monkeypatch.setattr(render, "page", fails)
+    monkeypatch.setattr(render, "text", fails)
     main(folder)
     said = capsys.readouterr().out
     assert (

@@ -27,7 +27,7 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters |= {"generation": generation_name, "w": number_text}
+TEMPLATES.filters |= {"generation": generation_name, "numbers": words.numbers, "w": number_text}
 TEMPLATES.globals["words"] = words
 
 
@@ -49,9 +49,9 @@ class Link(NamedTuple):
     href: str
 
 
-def page(template, path, **values):
-    """Writes a template with these values to a path."""
-    storage.save_text(TEMPLATES.get_template(template).render(values), path)
+def text(template, **values):
+    """The page that a template makes of these values."""
+    return TEMPLATES.get_template(template).render(values)
 
 
 def picture(path, home=None):

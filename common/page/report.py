@@ -89,15 +89,15 @@ def _failed(folder, error):
 
 def _write_overview(path, title, found, captions, different=None):
     """A page over several Loops with the figures {path: caption} that are there."""
-    render.page(
+    text = render.text(
         "loops.html.j2",
-        path,
         title=title,
         loops=found,
         common=loops.last_in_all(found),
         figures=[(render.picture(p), text) for p, text in captions.items() if storage.intact(p)],
         different=different,
     )
+    storage.save_text(text, path)
     return path
 
 
@@ -105,9 +105,8 @@ def _write_page(of):
     """The page of one loop."""
     loop, onset = Loop(of, of.folder.name, of.folder), of.table("onset", "json")
     scenario = loop.record.get("scenario", of.folder.name)
-    render.page(
+    text = render.text(
         "run.html.j2",
-        path_of(of.folder, of.w),
         title=f"{scenario}, w = {number_text(of.w)}",
         it=loop,
         above=list(_above(of)),
@@ -117,6 +116,7 @@ def _write_page(of):
         commands=commands(of, loop.record) if loop.record else [],
         written=time.strftime("%Y-%m-%d %H:%M"),
     )
+    storage.save_text(text, path_of(of.folder, of.w))
 
 
 def _above(of):

@@ -116,13 +116,12 @@ def compared(loops, generation):
     found = [(name, row) for name, row in found if math.isfinite(row.get("fid", math.nan))]
     if not found:
         return "No generation that all loops have has been measured yet."
-    ends = (
-        min(found, key=lambda each: each[1]["fid"]),
-        max(found, key=lambda each: each[1]["fid"]),
-    )
-    low, high = (f"{name} (FID {_fid(row)}, recall {_recall(row)})" for name, row in ends)
+    found.sort(key=lambda each: each[1]["fid"])
+    texts = [f"{name} (FID {_fid(row)}, recall {_recall(row)})" for name, row in found]
     at = "the initial model" if generation == INITIAL else f"generation {generation}"
-    return f"At {at}, FID is lowest in {low} and highest in {high}."
+    if len(texts) == 1:
+        return f"At {at}: {texts[0]}."
+    return f"At {at}, FID is lowest in {texts[0]} and highest in {texts[-1]}."
 
 
 def trend(rows, metric):

@@ -115,12 +115,11 @@ def lead_text(lead):
 # The page
 
 
-def write(path, study, question, result, table):
-    """Writes the page, of what the other files hold."""
-    pictures = {name: render.picture(path.with_name(name)) for name in figures.CAPTIONS}
-    render.page(
+def page(folder, study, question, result, table):
+    """The page, of what the other files hold."""
+    pictures = {name: render.picture(folder / name) for name in figures.CAPTIONS}
+    return render.text(
         "study.html.j2",
-        path,
         title=f"Study {study.facts['study']}",
         result=result,
         difference=_difference,

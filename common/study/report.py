@@ -85,7 +85,7 @@ def write(
     storage.save_figure(figures.power_curves(*seen), folder / "power.png")
     storage.save_figure(figures.dose_response(*seen), folder / "dose_response.png")
     storage.save_figure(figures.leads(*seen, result["leads"]), folder / "leads.png")
-    page.write(folder / "report.html", study, question, result, table)
+    storage.save_text(page.page(folder, study, question, result, table), folder / "report.html")
     names = ["study.csv", "verdict.json", *figures.CAPTIONS, "report.html"]
     return [folder / name for name in names]
 
