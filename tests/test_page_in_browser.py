@@ -165,7 +165,7 @@ def test_the_slider_shows_a_generation_beside_the_initial_model(run_page, chrome
     assert slider.get_attribute("aria-valuetext") == label.text
     chrome.find_element("css selector", "body").send_keys(Keys.ARROW_RIGHT)  # not unseen
     assert shown(chrome) == ["Generation initial", "Generation 0"]
-    chosen = ".generation.chosen img.drawn"
+    chosen = ".generation.chosen img.pixels"  # below the t-SNE
     chrome.execute_script(f"document.querySelector('{chosen}').scrollIntoView({{block: 'end'}})")
     top, bottom = chrome.execute_script(
         "const top = document.querySelector('.browse label').getBoundingClientRect().top;"
