@@ -1,6 +1,7 @@
 """A study's results in words, and its page."""
 
-from common.page import elements
+from common.page import render
+from common.page.words import number
 from common.study import figures
 
 SCRIPT = "jacobian/study.py"  # what makes unit files and the report
@@ -93,91 +94,41 @@ def _difference(pair):
 
 def page(folder, study, question, result, table):
     """The page, of what the other files hold."""
-    answer, *lines = map(elements.escaped, result["verdict"].split("\n"))
-    parts = [f'<p class="status">{answer}</p><details open><summary>The numbers in words</summary>']
-    parts += ["<ul>", *(f"<li>{line}</li>" for line in lines), "</ul></details>"]
-    parts += ["<h2>Primary endpoint</h2>", _endpoint(result)]
-    for name, caption in figures.CAPTIONS.items():
-        parts += [f"<h2>{caption.split(':')[0]}</h2>", elements.figure(folder / name, caption)]
-        if name == "dose_response.png":
-            parts += [_half_dose_table(result), _doses(table)]
-        if name == "leads.png":
-            parts += _lead_tables(result)
-    parts += ["<h2>Effects in control standard deviations</h2>"]
-    for arm in result["loops"]:
-        parts.append(f"<details><summary>{elements.escaped(arm)}</summary>")
-        parts.append(_effects([row for row in table if row["arm"] == arm]) + "</details>")
-    parts += ["<h2>Controls</h2>", _controls(result), "<h2>What was run</h2>"]
-    shown = {**result["loops"], **study.facts, **question._asdict()}
-    parts.append(elements.table(["what", "value"], shown.items(), "record"))
-    links = ("PROTOCOL.md", "study.csv", "verdict.json", *figures.CAPTIONS)
-    home = {"PROTOCOL.md": "../"}
-    parts.append(
-        "<p>"
-        + ", ".join(f'<a href="{home.get(name, "")}{name}">{name}</a>' for name in links)
-        + f"; made again by <code>python {SCRIPT} --report</code>.</p>"
+    pictures = {name: render.picture(folder / name) for name in figures.CAPTIONS}
+    return render.text(
+        "study.html.j2",
+        title=f"Study {study.facts['study']}",
+        result=result,
+        difference=_difference,
+        figures=[(name, pictures[name], text) for name, text in figures.CAPTIONS.items()],
+        detected=_detected(table),
+        effects=_effects(table),
+        made={**result["loops"], **study.facts, **question._asdict()},
+        script=SCRIPT,
     )
-    return elements.document(f"Study {study.facts['study']}", parts)
 
 
-def _endpoint(result):
-    head = ["arm", "by generation", "against", "loops", "primary detected", "other detected"]
-    head += ["primary only", "other only", "difference", "McNemar p", "before"]
-    body = [
-        [pair["arm"], pair["by_generation"], pair["against"], pair["n"]]
-        + [pair[f"{key}_{kind}"] for kind in ("detected", "only") for key in ("primary", "against")]
-        + [_difference(pair), elements.number(pair["p_value"]), "yes" if pair["before"] else "no"]
-        for pair in result["comparisons"]
-    ]
-    return elements.table(head, body)
-
-
-def _half_dose_table(result):
-    found = result["half_doses"]
-    body = [
-        [name, *(of[name]["text"] for of in found.values())] for name in next(iter(found.values()))
-    ]
-    return elements.table(["dose at 50 % power", *found], body)
-
-
-def _doses(table):
+def _detected(table):
     """How many loops of each arm are detected by the first and by the last generation."""
     arms = {row["arm"]: f"{row['arm']} (n = {row['n']})" for row in table}
     found = {(row["stream"], row["arm"], row["generation"]): row["detected"] for row in table}
     last = max(row["generation"] for row in table)
-    body = [
+    return [f"by generation 0, by {last}", *arms.values()], [
         [name, *(f"{found[name, arm, 0]}, {found[name, arm, last]}" for arm in arms)]
         for name in dict.fromkeys(row["stream"] for row in table)
     ]
-    head = elements.table(["stream", *arms.values()], body)
-    return f"<p>Loops detected by generation 0, and by generation {last}:</p>{head}"
-
-
-def _lead_tables(result):
-    for arm, of in result["leads"].items():
-        body = [[name, one["text"], elements.number(one["p_holm"])] for name, one in of.items()]
-        table = elements.table([f"lead of {result['primary']} over", "", "Holm p"], body, "record")
-        yield f"<details><summary>{elements.escaped(arm)}</summary>{table}</details>"
 
 
 def _effects(table):
+    """A table (head, rows) for each arm, a row per stream, a column per generation."""
     generations = sorted({row["generation"] for row in table})
-    body = {}
+    arms = {}
     for row in table:
-        shown = [elements.number(row[key]) for key in ("effect", "effect_low", "effect_high")]
-        body.setdefault(row["stream"], []).append("{} ({} to {})".format(*shown))
+        shown = [number(row[key]) for key in ("effect", "effect_low", "effect_high")]
+        streams = arms.setdefault(row["arm"], {})
+        streams.setdefault(row["stream"], []).append("{} ({} to {})".format(*shown))
     head = ["stream", *(f"generation {g}" for g in generations)]
-    return elements.table(head, [[name, *cells] for name, cells in body.items()])
-
-
-def _controls(result):
-    head = ["stream", "direction", "mean", "sd", "threshold", "method", "normality p"]
-    head += ["alarms", "of controls", "rate at most"]
-    body = []
-    for name, of in result["streams"].items():
-        alarms = result["false_alarms"][name]
-        numbers = [elements.number(of[key]) for key in ("mean", "sd", "threshold")]
-        body.append([name, of["direction"], *numbers, of["method"]])
-        body[-1] += [elements.number(of["normality"]), alarms["alarms"], alarms["controls"]]
-        body[-1].append(f"{alarms['certified_rate']:.0%}")
-    return elements.table(head, body)
+    return {
+        arm: (head, [[name, *cells] for name, cells in streams.items()])
+        for arm, streams in arms.items()
+    }

@@ -1,0 +1,167 @@
+"""What a page says about a run, computed from its record and its numbers."""
+
+import math
+import time
+from pathlib import Path
+
+from common import recipes
+from common.page.commands import constants_of
+from common.run.plots import generation_name
+from common.seeds import INITIAL
+
+METRICS = {
+    "fid": "FID",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "accuracy": "class accuracy",
+}
+COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def number(value):
+    """Four digits, or a dash for None."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def numbers(row, kind=""):
+    """The metrics of a row, with kind = "_guided" of its guided samples."""
+    return [number(row.get(f"{metric}{kind}")) for metric in METRICS]
+
+
+def duration(seconds):
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+# What happened
+
+
+def happened(rows, controls):
+    """FID and recall of a loop from its first to its last generation, and what they are in control
+    loops, in a sentence: rows as `Run.metrics`, controls a list of such rows."""
+    if not rows:
+        return "No generation has been measured yet."
+    first, last = rows[0], rows[-1]
+    if len(rows) == 1:
+        name = generation_name(first["generation"])
+        name = "the initial model" if name == "initial" else f"generation {name}"
+        return f"So far {name} alone: FID {_fid(first)}, recall {_recall(first)}."
+    n = sum(row["generation"] != INITIAL for row in rows)
+    span = f"Over {_count(n, 'generation')}"
+    if first["generation"] != INITIAL:
+        span = f"From generation {first['generation']} to {last['generation']}"
+    fid, recall = _change("FID", _fid, first, last), _change("recall", _recall, first, last)
+    return f"{span} {fid} and {recall}{_of_controls(controls)}."
+
+
+def _change(name, text, first, last):
+    before, after = text(first), text(last)
+    if before == after:
+        return f"{name} stayed at {after}"
+    metric = name.lower()
+    if not all(math.isfinite(row[metric]) for row in (first, last)):
+        return f"{name} went from {before} to {after}"
+    verb = "rose" if last[metric] > first[metric] else "fell"
+    return f"{name} {verb} from {before} to {after}"
+
+
+def _of_controls(controls):
+    """The range of FID and recall in the generations of control loops."""
+    rows = [row for of in controls for row in of if row["generation"] != INITIAL]
+    rows = [row for row in rows if math.isfinite(row["fid"]) and math.isfinite(row["recall"])]
+    if not rows:
+        return ""
+    ranges = []
+    for name, text in (("fid", _fid), ("recall", _recall)):
+        ends = (min(rows, key=lambda row: row[name]), max(rows, key=lambda row: row[name]))
+        ranges.append(" to ".join(dict.fromkeys(map(text, ends))))
+    loops = _count(sum(len(of) > 0 for of in controls), "control loop")
+    return f"; {loops}, on real images only, stayed at FID {ranges[0]} and recall {ranges[1]}"
+
+
+def _fid(row):
+    return _short(row["fid"], ",.0f" if 10 <= row["fid"] < 1e6 else ".2g")
+
+
+def _recall(row):
+    return _short(row["recall"], ".2f")
+
+
+def _short(value, digits):
+    return "not a number" if math.isnan(value) else f"{value:{digits}}".replace("inf", "infinity")
+
+
+def _count(n, noun):
+    return f"{COUNTS[n] if n < len(COUNTS) else n} {noun}{'' if n == 1 else 's'}"
+
+
+def alarms(found):
+    """When the primary stream and FID alarmed, from onset_w{w}.json of calibrated loops, the first
+    of which is the page's."""
+    at, primary = found["runs"][0]["onsets"], found["primary"]
+    names = {primary: f"spectrum ({primary})", found["reference"]: found["reference"]}
+    when = {name: f"at generation {at[name]['generation']}" if at[name] else "never" for name in at}
+    texts = [f"{text} {when[name]}" for name, text in names.items()]
+    loops, last = _count(len(found["controls"]), "control loop"), found["horizon"] - 1
+    return f"First alarms ({loops}, generations 0 to {last}): {', '.join(texts)}."
+
+
+def compared(loops, generation):
+    """Where FID is lowest and highest among Loops at a generation that all have."""
+    found = [(loop.name.text, loop.at(generation)) for loop in loops]
+    found = [(name, row) for name, row in found if math.isfinite(row.get("fid", math.nan))]
+    if not found:
+        return "No generation that all loops have has been measured yet."
+    found.sort(key=lambda each: each[1]["fid"])
+    texts = [f"{name} (FID {_fid(row)}, recall {_recall(row)})" for name, row in found]
+    at = "the initial model" if generation == INITIAL else f"generation {generation}"
+    if len(texts) == 1:
+        return f"At {at}: {texts[0]}."
+    return f"At {at}, FID is lowest in {texts[0]} and highest in {texts[-1]}."
+
+
+def trend(rows, metric):
+    """The values of a metric over the generations, for those who cannot see the chart."""
+    values = (f"{generation_name(row['generation'])} {number(row.get(metric))}" for row in rows)
+    return f"{METRICS[metric]} over the generations: {', '.join(values)}"
+
+
+# How it was made, and how far it is
+
+
+def status(record, rows, timings, ended):
+    """How far a loop is, {"kind": "finished", "running" or "stopped", ...}: from the record of its
+    run, its metrics, rows of timings_w{w}.csv, and time.time() at the end of its last stage."""
+    done, total = sum(row["generation"] != INITIAL for row in rows), record["generation_number"]
+    seconds = [(row["generation"], float(row["seconds"])) for row in timings]
+    of_generations = sum(value for generation, value in seconds if generation != "initial")
+    stopped = record.get("stopped")
+    return {
+        "kind": "stopped" if stopped else "finished" if done >= total else "running",
+        "done": done,
+        "total": total,
+        "stopped": stopped,
+        "spent": duration(sum(value for _, value in seconds)),
+        "left": duration(of_generations / done * (total - done)) if 0 < done < total else None,
+        "ended": ended and time.strftime("%Y-%m-%d %H:%M", time.localtime(ended)),
+    }
+
+
+def recipe(record):
+    """The recipe that was named and where the run differs from it."""
+    name = record.get("recipe")
+    if name is None:
+        return "No recipe was named: each constant is in the list below."
+    constants = constants_of(record)
+    script = Path(record["folder"]) / "main.py"
+    meant = recipes.overrides(name, script, constants)
+    others = [
+        f"{key} = {constants[key]} (recipe: {value})"
+        for key, value in meant.items()
+        if constants[key] != value
+    ]
+    return f"Recipe {name}, " + (f"but {', '.join(others)}." if others else "without changes.")
