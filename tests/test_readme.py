@@ -28,7 +28,7 @@ TESTS = {path.stem: path for path in (ROOT / "tests").rglob("test_*.py")}
 # Overrides under which the commands of "One run" take seconds.
 MODEL = "--n_feat 8 --n_T 20 --beta2 0.4 --n_step 2 --sample_steps 2"
 TINY = {
-    "initialmain.py": f"{MODEL} --N_real 40 --N_with_w 20",
+    "initialmain.py": f"{MODEL} --N_real 20 --N_with_w 20",
     "main.py": f"{MODEL} --N_next 20 --N_eval 20 --N_ref 50 --generation_number 2",
     "spectra.py": "--n_anchors 10 --timesteps 50",
 }
@@ -159,7 +159,6 @@ def test_every_test_that_is_named_exists_and_every_promise_names_one(path):
 
 
 def test_every_folder_says_what_it_is_for_and_how_it_is_checked():
-    assert len(FOLDERS) == 9
     for folder in FOLDERS:
         assert "python -m pytest -k" in (folder / "README.md").read_text(encoding="utf-8"), folder
 
