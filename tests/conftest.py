@@ -7,12 +7,19 @@ from pathlib import Path
 # other's way. Set before torch is imported, and inherited by the scripts that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import joblib
 import pytest
 import torch
 
 MNIST_FILES = [
     f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
 ]
+
+
+def pytest_xdist_auto_num_workers(config):
+    """All tests run in as many processes as there are cores to use; some of them, named, in one."""
+    everything = config.args_source is config.ArgsSource.TESTPATHS
+    return joblib.cpu_count() if everything else 0
 
 
 def pytest_collection_modifyitems(items):

@@ -78,7 +78,7 @@ def test_text_files_are_opened_with_an_encoding():
 
 # Each folder of common imports only from those before it and from the modules beside the folders.
 FLOORS = ("machine", "model", "metrics", "run", "page", "spectrum", "loop", "detect", "study")
-BESIDE = ("settings", "recipes", "seeds", "data")
+BESIDE = ("settings", "rules", "recipes", "seeds", "data")
 
 
 def imported(path):

@@ -3,7 +3,7 @@
 import pytest
 from tiny import FULL, ROOT, constants_of
 
-from common import recipes, settings
+from common import recipes, rules, settings
 
 SCENARIOS = [
     FULL,
@@ -33,10 +33,10 @@ def test_every_script_takes_every_recipe_and_says_what_it_stands_for(script, rec
     meant = recipes.overrides(recipe, script, namespace(script))
     for name, value in meant.items():
         assert f"--{name}" in said
-        if name not in settings.PATHS:
+        if name not in rules.PATHS:
             assert constants[name] == value
     others = {name for name in namespace(script) if name not in meant and name != "__file__"}
-    for name in others - settings.PATHS:
+    for name in others - rules.PATHS:
         assert constants[name] == namespace(script)[name]
 
 
