@@ -4,7 +4,7 @@ A training set has as many images in every scenario, and those of the initial mo
 controls are no larger: else a change of size would look like MADness.
 """
 
-# What makes recognisable digits on a CPU: see "The recipe" in the README.
+# What makes recognisable digits on a CPU: see "The recipe" in jacobian/README.md.
 _CPU = {
     "n_feat": 16,
     "n_step": 1000,

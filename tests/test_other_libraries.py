@@ -1,8 +1,11 @@
 """The streams of a model of another library, in ten lines: those of the README."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
+from tiny import ROOT
 
 diffusers = pytest.importorskip("diffusers", reason="needs the package diffusers")
 
@@ -23,19 +26,19 @@ def test_a_unet_of_diffusers_is_measured_in_ten_lines():
     )
     images, labels = torch.rand(90, 1, 16, 16) * 2 - 1, torch.arange(90) % 3
 
-    # --- the ten lines: a diffusers `model`, real `images` (N, C, H, W) and their `labels` (N,)
-    from common.spectrum.posterior import generation_streams, principal_directions
-
-    model, times = model.eval().requires_grad_(False), torch.tensor([25, 50, 100])
-    alphabar = diffusers.DDPMScheduler(num_train_timesteps=1000).alphas_cumprod[times]
-    x_0, c = images[:4], labels[:4]  # the anchors, better held out
-    noise = torch.randn(len(times), *x_0.shape, generator=torch.Generator().manual_seed(0))
-    directions = [principal_directions(images[labels == k], 20) for k in range(3)]
-    streams = generation_streams(
-        lambda x_t, t, c: model(x_t, t, class_labels=c).sample,
-        *(x_0, c, noise, times, alphabar, torch.stack(directions)[c]),
-    )  # {name: (times, anchors)}
-    # ---
+    text = (ROOT / "common" / "spectrum" / "README.md").read_text(encoding="utf-8")
+    (ten_lines,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    names = {
+        "torch": torch,
+        "diffusers": diffusers,
+        "model": model,
+        "images": images,
+        "labels": labels,
+    }
+    exec(ten_lines, names)
+    streams, noise, times, alphabar, x_0, c = (
+        names[name] for name in ("streams", "noise", "times", "alphabar", "x_0", "c")
+    )
 
     assert all(np.isfinite(values).all() for values in streams.values())
     assert {values.shape for values in streams.values()} == {(3, 4)}

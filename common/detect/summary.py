@@ -83,7 +83,7 @@ def _sentences(rows, real, floor):
         f"The initial model puts {100 * first['accuracy']:.0f} % of its samples into the class "
         f"that was asked for, the last one {100 * last['accuracy']:.0f} %.\n"
         "The sampler's 25 steps lose variance by themselves, which a loop compounds and controls "
-        "do not; recall falls as much with 500 steps (README).\n"
+        "do not; recall falls as much with 500 steps (jacobian/README.md).\n"
         "One loop is one observation: it does not show whether the spectrum is earlier than FID. "
         "For that many loops are needed: see jacobian/study/README.md."
     )
