@@ -59,7 +59,8 @@ def rows(loops, horizon):
     of where they began (recall that begins lower has less to lose), with `against` the difference
     of two such means; low and high: its 95 % interval by Student's t, Welch's for two arms.
     verdict: "holds" or "does not", as the interval lies on the claim's side of 0 or on the other;
-    "not at this scale" where it contains 0 or an arm has fewer than LEAST_LOOPS loops. So that a
+    "not at this scale" where it contains 0 or an arm has fewer than LEAST_LOOPS loops; "not run"
+    where it has none. So that a
     metric does not fall is said to hold only where it rises: no number of loops shows that nothing
     happens. Raises Refusal where a loop lacks generations.
     """
@@ -73,7 +74,7 @@ def rows(loops, horizon):
         row |= {"loops": len(changes[0]), "against": claim.against}
         row |= {"loops_against": len(changes[1]) if claim.against else None}
         row |= {"change": change, "low": low, "high": high}
-        found.append({**row, "verdict": _verdict(claim.sign, low, high)})
+        found.append({**row, "verdict": _verdict(claim.sign, change, low, high)})
     return found
 
 
@@ -107,7 +108,9 @@ def _interval(changes, against=None):
     return mean, *test.confidence_interval(0.95)
 
 
-def _verdict(sign, low, high):
+def _verdict(sign, change, low, high):
+    if np.isnan(change):
+        return "not run"
     if low * sign > 0 and high * sign > 0:
         return "holds"
     return "does not" if low * sign < 0 and high * sign < 0 else "not at this scale"

@@ -92,7 +92,7 @@ def _difference(pair):
 # The page
 
 
-def page(folder, study, question, result, table):
+def page(folder, study, question, result, table, claimed):
     """The page, of what the other files hold."""
     pictures = {name: render.picture(folder / name) for name in figures.CAPTIONS}
     return render.text(
@@ -103,6 +103,7 @@ def page(folder, study, question, result, table):
         figures=[(name, pictures[name], text) for name, text in figures.CAPTIONS.items()],
         detected=_detected(table),
         effects=_effects(table),
+        claimed=_claimed(claimed),
         made={**result["loops"], **study.facts, **question._asdict()},
         script=SCRIPT,
     )
@@ -132,3 +133,17 @@ def _effects(table):
         arm: (head, [[name, *cells] for name, cells in streams.items()])
         for arm, streams in arms.items()
     }
+
+
+def _claimed(rows):
+    """The claims of the MAD paper, a row each: its loops, the change with its interval, whether it
+    holds."""
+    head = ["claim", "metric", "loops", "change (95 % interval)", "verdict"]
+    found = []
+    for row in rows:
+        loops = f"{row['loops']} of {row['arm']}"
+        if row["against"]:
+            loops += f", {row['loops_against']} of {row['against']}"
+        change = "{} ({} to {})".format(*(number(row[key]) for key in ("change", "low", "high")))
+        found.append([row["claim"], row["metric"], loops, change, row["verdict"]])
+    return head, found

@@ -68,13 +68,15 @@ def write(
     result = plain(results(study, question, null, judged), DIGITS)
     table = plain(rows(study, judged), DIGITS)
     storage.save_rows(table, folder / "study.csv")
-    storage.save_rows(plain(claims.rows(loops, horizon), DIGITS), folder / "claims.csv")
+    claimed = plain(claims.rows(loops, horizon), DIGITS)
+    storage.save_rows(claimed, folder / "claims.csv")
     storage.save_json(result, folder / "verdict.json")
     seen = study, question, judged
     storage.save_figure(figures.power_curves(*seen), folder / "power.png")
     storage.save_figure(figures.dose_response(*seen), folder / "dose_response.png")
     storage.save_figure(figures.leads(*seen, result["leads"]), folder / "leads.png")
-    storage.save_text(page.page(folder, study, question, result, table), folder / "report.html")
+    text = page.page(folder, study, question, result, table, claimed)
+    storage.save_text(text, folder / "report.html")
     names = ["study.csv", "verdict.json", "claims.csv", *figures.CAPTIONS, "report.html"]
     return [folder / name for name in names]
 
