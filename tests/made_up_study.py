@@ -57,6 +57,8 @@ def a_unit(folder, arm, seed, values, streams=None, role="test", **changes):
         "directions": np.array(list(streams.values())),
         "generations": np.arange(-1, G),
         "values": np.concatenate([before, values]),
+        "t": np.array([50, 100]),
+        "mean_log_eigenvalues": np.zeros((G + 1, 2, 9)) + values.mean(),
         "record": np.array(json.dumps(record(arm, seed, role, **changes))),
     }
     storage.save_arrays(arrays, path)

@@ -8,11 +8,10 @@ import pytest
 from made_up import a_loop
 from tiny import ROOT, constants_of, copied
 
-from common.detect import onset, streams, verdict
+from common.detect import figures, onset, streams, verdict
 from common.machine.errors import UserError
 from common.run.folder import Run
 from common.seeds import INITIAL
-from common.spectrum import figures
 
 SCRIPT = ROOT / "jacobian" / "detect.py"
 

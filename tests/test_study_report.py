@@ -61,7 +61,7 @@ def times(folder, arm, stream):
 
 
 def test_deleted_results_are_made_again_byte_for_byte(folder):
-    names = ["study.csv", "verdict.json", "power.png", "dose_response.png", "leads.png"]
+    names = ["study.csv", "verdict.json", *figures.CAPTIONS]
     before = {name: (folder / name).read_bytes() for name in [*names, "report.html"]}
     for name in before:
         (folder / name).unlink()
@@ -103,7 +103,11 @@ def test_a_dose_between_two_arms_is_interpolated(folder):
 def test_the_page_is_whole_and_says_the_verdict(folder):
     page, result = (folder / "report.html").read_text(encoding="utf-8"), verdict(folder)
     assert all(re.match("data:", source) for source in re.findall(r'src="([^"]*)"', page))
-    assert page.count("<img") == 3 and "http" not in page and str(folder) not in page
+    assert (
+        page.count("<img") == len(figures.CAPTIONS)
+        and "http" not in page
+        and str(folder) not in page
+    )
     for line in result["verdict"].split("\n"):
         assert line.replace("'", "&#x27;") in page
     assert result["verdict"].startswith(f"{PRIMARY} was not first")

@@ -5,14 +5,14 @@ The statistics are in `onset`; this module reads the runs, judges them and state
 
 import math
 
-from common.detect import onset, streams
+from common.detect import figures, onset, streams
 from common.detect.streams import FID
 from common.machine import processes, storage
 from common.machine.errors import UserError, one_line
 from common.page import report
 from common.run import provenance
 from common.run.folder import Run
-from common.spectrum import figures, measure
+from common.spectrum import measure
 
 UNCALIBRATED = (
     "uncalibrated: without control loops a change cannot be told from the recipe or from chance"
