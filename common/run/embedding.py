@@ -17,7 +17,7 @@ def embed(real, fake, seed):
     together without early exaggeration, so that real images hardly move and the frames of several
     generations can be compared.
     """
-    alone = _tsne(_reduced(real, seed), seed, early_exaggeration=12)
+    alone = _tsne(_reduced(real, seed), seed)
     both = _reduced(np.concatenate([real, fake]), seed)
     n, rng = len(real), np.random.default_rng(seed)
     nearest = NearestNeighbors(n_neighbors=1).fit(both[:n])
@@ -26,7 +26,9 @@ def embed(real, fake, seed):
     beside += 1e-3 * spread * rng.standard_normal(beside.shape)  # equal places would stay equal
     scale = (len(both) / n) ** 0.5  # more points take more room
     start = (scale * np.concatenate([alone, beside])).astype(np.float32)
-    places = _tsne(both, seed, init=start, early_exaggeration=1, max_iter=500) / scale
+    rate = len(both) / 48  # scikit-learn's own with its exaggeration of 12, but never more
+    how = {"early_exaggeration": 1, "learning_rate": rate, "max_iter": 500}
+    places = _tsne(both, seed, init=start, **how) / scale
     return places[:n], places[n:], alone
 
 
@@ -45,7 +47,4 @@ def _reduced(images, seed):
 
 def _tsne(points, seed, **how):
     perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
-    rate = max(len(points) / 48, 50)  # scikit-learn's own choice with its exaggeration of 12
-    return TSNE(perplexity=perplexity, random_state=seed, learning_rate=rate, **how).fit_transform(
-        points
-    )
+    return TSNE(perplexity=perplexity, random_state=seed, **how).fit_transform(points)
