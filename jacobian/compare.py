@@ -4,9 +4,9 @@
     python compare.py --runs ../FullSynthetic/DDPM-MNIST/data/t500 ../Fresh/MNIST-DDPM/data/w0resam
 
 Writes to each run's folder: eigenvalues_w{w}.png, densities_w{w}.png, sigmaJ_w{w}.png,
-vectors_w{w}.png, statistics_w{w}.png and compare_w{w}.csv; for several runs also
-overlay_w{w}.png, their statistics together, together_w{w}.png, their metrics over those of their
-controls, and comparison_w{w}.html, to the first run's folder.
+statistics_w{w}.png and compare_w{w}.csv; for several runs also overlay_w{w}.png, their statistics
+together, together_w{w}.png, their metrics over those of their controls, and comparison_w{w}.html,
+to the first run's folder. Controls beside a run whose spectra are there too are grey.
 """
 
 import sys

@@ -59,6 +59,8 @@ def a_unit(
         "directions": np.array(list(streams.values())),
         "generations": np.arange(-1, G),
         "values": np.concatenate([np.broadcast_to(initial, (1, S)), values]),
+        "t": np.array([50, 100]),
+        "mean_log_eigenvalues": np.zeros((G + 1, 2, 9)) + values.mean(),
         "record": np.array(json.dumps(record(arm, seed, role, **changes))),
     }
     if guided:

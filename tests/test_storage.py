@@ -399,7 +399,7 @@ def test_equal_figures_are_equal_files(tmp_path):
     content = (tmp_path / "a.png").read_bytes()
     assert content == (tmp_path / "b.png").read_bytes()
     assert content.startswith(b"\x89PNG") and b"Software" not in content and b"tIME" not in content
-    assert leftovers(tmp_path) == ["a.png", "b.png"]
+    assert leftovers(tmp_path) == ["a.pdf", "a.png", "b.pdf", "b.png"]
 
 
 def test_a_digest_is_that_of_the_bytes_in_a_row(tmp_path):

@@ -1,65 +1,67 @@
-"""The figure of a detection: every stream over the generations, with its alarms."""
+"""The figure of a detection: every stream over the generations, with its threshold and alarms."""
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import Patch
 
 from common.detect import streams
-from common.run.plots import BLUE
-from common.spectrum.figures import panels_of
+from common.run import style
 
-Z_TICKS = (-300, -100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100, 300)
+ARROWS = {1: "↑", -1: "↓", 0: "↕"}
+LINEAR = 3  # z-scores beyond this are drawn by their logarithm
+ALARM = {"ms": 8, "mfc": "white", "mew": 1.4, "ls": "", "zorder": 3, "clip_on": False}
+METRIC = {"color": "black", "marker": ".", "ls": "-"}  # the style of streams without a timestep
 
 
 def onsets(loops, controls, calibration, primary):
-    """All streams over the generations, a panel for each kind and a colour for each timestep.
+    """All streams over the generations, a panel for each kind, a colour, marker and line for each
+    timestep.
 
-    Calibrated: z-scores against the controls, which are grey; dashed: the threshold, on the side on
-    which the stream alarms; ring: the first alarm; shaded: generations that are not judged.
-    Otherwise: the change since generation 0, with its 95 % interval over anchors where there are.
+    Calibrated: z-scores, which the detector compares with the threshold (dashed) on the side that
+    the arrow names; grey: what control generations do; triangle: the first alarm, with its
+    direction; hatched: generations that are not judged. Otherwise: the change since generation 0,
+    with its 95 % interval over anchors where there are.
     """
     groups = {}
     for name in loops[0].names:
         groups.setdefault(streams.kind_and_time(name)[0], []).append(name)
-    shades = colormaps["plasma"](np.linspace(0, 0.8, len(loops[0].t)))
-    colours = dict(zip(loops[0].t, shades, strict=True))
-    if calibration is None:
-        title = "UNCALIBRATED (no control loops): change since generation 0"
-    else:
-        title = f"z-scores against {len(controls)} control loops"
-        title += f", judged for the first {calibration.horizon} generations"
-        if any(len(loop.generations) > calibration.horizon for loop in loops):
-            title += " (shaded: the others)"
-    rows = max(3, -(-len(groups) // 6))
-    figure, panels = panels_of(len(groups), title, rows=rows, height=2.5, width=3.3)
-    for axes, (kind, names) in zip(panels, groups.items(), strict=False):
+    styles = {t: style.style(i) for i, t in enumerate(loops[0].t)}
+    title = _title(loops, controls, calibration)
+    columns = 4 if len(groups) <= 24 else 5
+    figure, panels = style.panels(len(groups), title, 1.3, columns)
+    for axes, (kind, names) in zip(panels, groups.items(), strict=True):
         for name in names:
-            t = streams.kind_and_time(name)[1]
-            style = {"color": colours.get(t, BLUE), "lw": 2.4 if name == primary else 1.2}
+            look = styles.get(streams.kind_and_time(name)[1], METRIC)
+            look = look | {"lw": 2 if name == primary else 0.9, "ms": 3}
             if calibration is None:
-                _change(axes, loops, name, style)
+                _change(axes, loops, name, look)
             else:
-                _z_scores(axes, loops, controls, calibration, name, style)
+                _z_scores(axes, loops, controls, calibration, name, look)
         mark = f" (primary: t = {primary.split('=')[1]})" if primary in names else ""
-        axes.set_title(kind + mark, fontsize=9)
-        axes.axhline(0, color="black", lw=0.8)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
+        arrow = ARROWS[streams.direction(names[0])]
+        axes.set_title(style.wrapped(f"{kind} {arrow}{mark}", 112 // columns), fontsize=7)
+        axes.axhline(0, color="black", lw=0.6)
+        style.generation_axis(axes, [g for loop in loops for g in loop.generations])
     if calibration is not None:
-        _share_z(panels[: len(groups)], loops, calibration)
-    for axes in panels[len(groups) :]:
-        axes.set_axis_off()
-    for axes in panels[max(0, len(groups) - len(panels) // rows) : len(groups)]:
-        axes.set_xlabel("generation")
-    figure.supylabel("change since generation 0" if calibration is None else "z-score")
-    figure.legend(
-        handles=_onset_keys(colours, calibration), loc="outside lower center", ncols=6, fontsize=8
-    )
+        _share_z(panels, loops, calibration)
+    style.label_below(panels, "generation")
+    for axes in panels[::columns]:
+        axes.set_ylabel("change" if calibration is None else "z-score")
+    keys = _keys(styles, len(controls), calibration)
+    figure.legend(handles=keys, loc="outside lower center", ncols=4)
     return figure
 
 
-def _change(axes, loops, name, style):
+def _title(loops, controls, calibration):
+    if calibration is None:
+        return "UNCALIBRATED (no control loops): change since generation 0"
+    title = f"z-scores (logarithmic beyond ±{LINEAR}) against {len(controls)} control loops, "
+    title += f"judged in generations 0 to {calibration.horizon - 1}"
+    longer = any(len(loop.generations) > calibration.horizon for loop in loops)
+    return title + longer * " (hatched: the others)"
+
+
+def _change(axes, loops, name, look):
     """The change of one stream since generation 0, in every loop."""
     for loop in loops:
         values = loop.of(name) - loop.of(name)[0]
@@ -67,54 +69,54 @@ def _change(axes, loops, name, style):
             differences = loop.per_anchor[name] - loop.per_anchor[name][0]
             error = 1.96 * differences.std(axis=1, ddof=1) / differences.shape[1] ** 0.5
             low, high = values - error, values + error
-            axes.fill_between(loop.generations, low, high, color=style["color"], alpha=0.15, lw=0)
-        axes.plot(loop.generations, values, marker="o", ms=3.5, **style)
+            axes.fill_between(loop.generations, low, high, color=look["color"], alpha=0.15, lw=0)
+        axes.plot(loop.generations, values, **look)
 
 
-def _z_scores(axes, loops, controls, calibration, name, style):
-    """One stream of every loop and control loop against the controls, with its threshold."""
+def _z_scores(axes, loops, controls, calibration, name, look):
+    """One stream of every loop against the controls' range, with its threshold and first alarms."""
     column = loops[0].names.index(name)
-    for control in controls:
-        z = calibration.z(control.values)[:, column]
-        axes.plot(control.generations, z, color="0.75", lw=0.7, marker=".", ms=3, zorder=0)
+    null = np.concatenate([calibration.z(control.values)[:, column] for control in controls])
+    style.band(axes, null, None)
     height, direction = calibration.threshold[column], calibration.direction[column]
     if calibration.monitored[column]:
         for sign in (1, -1) if direction == 0 else (direction,):
-            axes.axhline(sign * height, color="black", lw=1, ls="--")
+            axes.axhline(sign * height, color="black", lw=0.8, ls="--", zorder=1)
     for loop in loops:
         z = calibration.z(loop.values)[:, column]
-        axes.plot(loop.generations, z, marker="o", ms=3.5, **style)
+        axes.plot(loop.generations, z, **look)
         if first := calibration.onsets(loop.values)[column]:
             at = loop.generations[first.generation], z[first.generation]
-            axes.plot(*at, marker="o", ms=11, mfc="none", mec=style["color"], mew=1.8)
+            axes.plot(*at, **ALARM, marker="^" if first.sign > 0 else "v", mec=look["color"])
 
 
 def _share_z(panels, loops, calibration):
     """The same axes for all panels of z-scores, the logarithm of large ones; and the horizon."""
-    low = 1.5 * min(axes.get_ylim()[0] for axes in panels)  # room for rings
+    low = 1.5 * min(axes.get_ylim()[0] for axes in panels)  # room for triangles
     high = 1.5 * max(axes.get_ylim()[1] for axes in panels)
     last = max(loop.generations[-1] for loop in loops)
+    decades = max(0, int(np.log10(max(-low, high, LINEAR) / LINEAR)))
+    heights = LINEAR * 10.0 ** np.arange(0, decades + 1, -(-(decades + 1) // 3))
+    ticks = [tick for tick in (*-heights, 0, *heights) if low <= tick <= high]
     for axes in panels:
-        axes.set_yscale("symlog", linthresh=3)
-        axes.set(ylim=(low, high), xlim=(-0.4, last + 0.4))
-        ticks = [tick for tick in Z_TICKS if low <= tick <= high]
-        axes.set_yticks(ticks, labels=ticks)
+        axes.set_yscale("symlog", linthresh=LINEAR)
+        axes.set_ylim(low, high)
+        axes.set_yticks(ticks, labels=[f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         if last >= calibration.horizon:
-            axes.axvspan(calibration.horizon - 0.5, last + 0.5, color="0.93", zorder=-1)
+            unjudged = calibration.horizon - 0.5, last + 0.5
+            axes.axvspan(*unjudged, fc="none", ec=style.FAINT, hatch="////", lw=0, zorder=0)
 
 
-def _onset_keys(colours, calibration):
-    """What the colours and lines of `onsets` mean."""
-    keys = [
-        Line2D([], [], color=colour, marker="o", label=f"t = {t}") for t, colour in colours.items()
-    ]
-    keys.append(Line2D([], [], color=BLUE, marker="o", label="metric"))
+def _keys(styles, n_controls, calibration):
+    """What the lines and marks of `onsets` mean."""
+    keys = [Line2D([], [], label=f"t = {t}", **look) for t, look in styles.items()]
+    keys.append(Line2D([], [], label="metric of samples", **METRIC))
     if calibration is not None:
-        ring = {"marker": "o", "ms": 10, "mfc": "none", "mec": "black", "ls": ""}
         keys += [
-            Line2D([], [], color="0.75", marker=".", label="control loops"),
-            Line2D([], [], color="black", ls="--", label="threshold"),
-            Line2D([], [], label="first alarm", **ring),
+            Patch(color=style.BAND, label=f"range of {n_controls} control loops"),
+            Line2D([], [], color="black", lw=0.8, ls="--", label="threshold"),
+            Line2D([], [], label="first alarm, upwards", **ALARM, marker="^", mec="black"),
+            Line2D([], [], label="first alarm, downwards", **ALARM, marker="v", mec="black"),
         ]
     return keys

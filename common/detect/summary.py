@@ -4,11 +4,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common.machine import storage
-from common.run import plots
+from common.run import plots, style
 from common.run.folder import Run, control_rows, load_images
 from common.spectrum import measure
 
-FREE_END = 100  # the smallest singular values, of directions in which the model is uncertain
+FREE_END = 50  # the smallest singular values, of directions in which the model is uncertain
 
 
 def save(folder, controls, w=0):
@@ -18,27 +18,21 @@ def save(folder, controls, w=0):
     rows, (floor,) = run.metrics(), storage.load_rows(run.table("floor"))
     real = control_rows(folder)
     strips = {row["generation"]: load_images(run.strip(row["generation"])) for row in rows}
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(style.TWO, 4.2), layout="constrained")
     figure.suptitle("A fully synthetic loop: each generation trains on the previous one's samples")
-    panels = figure.subplot_mosaic("SSS;FRJ", height_ratios=(0.8, 1))
+    panels = figure.subplot_mosaic("SSS;FRJ", height_ratios=(0.75, 1))
     plots.draw_strips(panels["S"], strips, "samples from the same noise in every row")
-    for name, key, label in (("F", "fid", "FID"), ("R", "recall", "recall")):
-        _draw_metric(panels[name], rows, real, float(floor[key]), key, label)
+    for name, key in (("F", "fid"), ("R", "recall")):
+        plots.draw_metric(panels[name], {"self-consuming loop": rows}, key, real, floor)
+        panels[name].set(title=plots.METRICS[key], xlabel="generation", ylabel="")
+        panels[name].grid()
     _draw_free_end(panels["J"], run, beside)
+    keys = panels["F"].get_legend_handles_labels()
+    figure.legend(*keys, loc="outside lower left", ncols=3)
+    style.generation_bar(figure, panels["J"], [row["generation"] for row in rows])
     path = folder / "summary.png"
     storage.save_figure(figure, path)
     return path, _sentences(rows, real, floor)
-
-
-def _draw_metric(axes, rows, real, floor, key, label):
-    plots.draw_band(axes, real, key)
-    plots.draw_floor(axes, floor, "black", "real images")
-    values = [row[key] for row in rows]
-    axes.plot([row["generation"] for row in rows], values, color=plots.ORANGE, marker="o")
-    axes.set(title=label, ylim=(0, None if key == "fid" else 1.05))
-    plots.generation_axis(axes, rows)
-    axes.set_xlabel("generation")
-    axes.legend(fontsize=7)
 
 
 def _draw_free_end(axes, run, controls):
@@ -52,17 +46,16 @@ def _draw_free_end(axes, run, controls):
     arrays, ours = curves(run)
     real = np.stack([row for of in controls for g, row in curves(of)[1].items() if g >= 0])
     index = np.arange(arrays["eigenvalues"].shape[-1])[-FREE_END:] + 1
-    axes.fill_between(index, real.min(axis=0), real.max(axis=0), color="0.85", label="controls")
-    for (g, row), colour in zip(ours.items(), plots.generation_colours(len(ours)), strict=True):
-        axes.plot(index, row, color=colour, label=plots.generation_name(g))
+    axes.fill_between(index, real.min(axis=0), real.max(axis=0), color=style.BAND, lw=0)
+    for row, colour in zip(ours.values(), style.generation_colours(len(ours)), strict=True):
+        axes.plot(index, row, color=colour)
     axes.set(
-        title="smallest singular values of $\\sigma_t J$",
+        title=f"the {FREE_END} smallest singular values\nof $\\sigma_t J$ (ideal off the data: 1)",
         xlabel=f"index (of {index[-1]}), t = {arrays['t'][0]} of {arrays['n_T']}",
-        ylabel="singular value",
         yscale="log",
+        ylabel="log axis",
     )
-    axes.legend(fontsize=7, ncols=3, loc="lower left")
-    axes.grid(alpha=0.3)
+    axes.grid()
 
 
 def _sentences(rows, real, floor):

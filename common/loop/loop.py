@@ -47,9 +47,9 @@ def mainall(constants):
         rows = {name: found for name, found in rows.items() if found}
         path = folder / "weights.png"
         with storage.lock(path.with_suffix(".lock"), wait=True):  # other weights' loops too
-            storage.save_figure(
-                plots.together(rows, scenarios.name_of(constants), control_rows(folder)), path
-            )
+            (floor,) = storage.load_rows(Run(folder, weights[0]).table("floor"))
+            title = scenarios.name_of(constants)
+            storage.save_figure(plots.together(rows, title, control_rows(folder), floor), path)
         print(f"all weights together: {storage.shown(path)}")
         report.announce(report.index(folder))
 
@@ -341,7 +341,7 @@ class Loop:
             choice = seeds.numpy_generator("tsne").permutation(len(self.real.images))[:n]
             figure = plots.tsne(
                 self.real.images[torch.from_numpy(choice)],
-                data.images[:n],
+                data.subset(slice(n)),
                 seeds.number("tsne") % 2**32,
                 title,
             )
@@ -369,7 +369,7 @@ class Loop:
         controls = control_rows(self.run.folder)
         figures = {
             "fid": lambda: plots.fid(rows, title, least, controls),
-            "prdc": lambda: plots.prdc(rows, title, least),
+            "prdc": lambda: plots.prdc(rows, title, least, controls),
             "strip": lambda: plots.strips(strips, title),
             "loss": lambda: plots.losses(losses, title),
         }

@@ -79,7 +79,9 @@ def shown(path):
 
 def remove(path):
     """Deletes a file that is no longer needed, if it is there, its hash and source, and what a
-    write of them left behind that was killed."""
+    write of them left behind that was killed; of a figure, the PDF beside it too."""
+    if path.suffix == ".png":
+        remove(path.with_suffix(".pdf"))
     for file in (path, _record(path), _source(path)):
         _delete(file)
     sweep(path)
@@ -231,10 +233,14 @@ def load_rows(path, made_by="main.py"):
 
 
 def save_figure(figure, path):
-    """A matplotlib Figure as PNG, without the date or version that would change its bytes."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
-    write(path, content.getvalue())
+    """A matplotlib Figure as PNG, and as PDF beside it for papers, without the dates and versions
+    that would change their bytes. The PNG is the file that counts, so it is written last."""
+    dated = {".pdf": ("CreationDate", "Creator", "Producer"), ".png": ("Software",)}
+    for suffix, names in dated.items():
+        content = io.BytesIO()
+        metadata = dict.fromkeys(names)
+        figure.savefig(content, format=suffix[1:], dpi=200, metadata=metadata)
+        write(path.with_suffix(suffix), content.getvalue())
 
 
 def save_arrays(arrays, path):

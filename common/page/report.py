@@ -16,8 +16,7 @@ SPECTRUM_FIGURES = {
     "eigenvalues": "Eigenvalues of JᵀJ against their index, a colour per generation",
     "densities": "Densities of the log eigenvalues",
     "sigmaJ": "Singular values of σJ; the dashed line is 1",
-    "vectors": "Directions in pixel space to which the noise estimate reacts most",
-    "statistics": "Statistics of the spectrum over the generations, with their spread over anchors",
+    "statistics": "Statistics of the spectrum over the generations, as changes in per cent",
 }
 
 

@@ -104,11 +104,16 @@ def guidance_weights(folder):
     return sorted(float(name[1]) for name in names if name)
 
 
+def controls_beside(folder):
+    """The Runs of the control loops beside a run."""
+    return [Run(path, 0) for path in sorted(folder.glob("control_seed*")) if path.is_dir()]
+
+
 def control_rows(folder):
     """The metrics of all generations of the control loops beside a run, without their initial
     model, which is the run's own."""
-    runs = [Run(path, 0) for path in sorted(folder.glob("control_seed*")) if path.is_dir()]
-    return [row for of in runs for row in of.metrics() if row["generation"] != INITIAL]
+    rows = (row for of in controls_beside(folder) for row in of.metrics())
+    return [row for row in rows if row["generation"] != INITIAL]
 
 
 def load_ddpm(path, made_by="initialmain.py"):

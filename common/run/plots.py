@@ -1,44 +1,45 @@
 """The figures of a run. Each function returns a matplotlib Figure; nothing is ever shown."""
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
-from common.seeds import INITIAL
+from common.run import embedding, style
+from common.run.style import generation_name
 
-# Okabe & Ito's colours, distinguishable for colour-blind readers, with a marker each.
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-PRDC_STYLES = {
-    "precision": (BLUE, "o"),
-    "recall": (ORANGE, "s"),
-    "density": (GREEN, "^"),
-    "coverage": (PURPLE, "D"),
-}
+METRICS = {"fid": "FID", **{name: name for name in ("precision", "recall", "density", "coverage")}}
+AT_MOST_1 = ("precision", "recall", "coverage")
+# Of ten classes, for colour-blind readers: P. Tol's "muted" scheme and black.
+CLASSES = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933")
+CLASSES += ("#DDCC77", "#CC6677", "#882255", "#AA4499", "#000000")
 
 
 def tsne(real, fake, random_state, title):
-    """t-SNE (van der Maaten & Hinton 2008) of images uint8 (N, 1, 28, 28), real against fake.
-
-    Pixels are reduced by PCA to 50 dimensions first; both sets are embedded together.
-    """
-    pixels = np.concatenate([real.numpy(), fake.numpy()]).reshape(len(real) + len(fake), -1) / 255
-    components = min(50, len(pixels) - 1)
-    reduced = PCA(components, random_state=random_state).fit_transform(pixels)
-    perplexity = min(30, (len(pixels) - 1) / 3)
-    points = TSNE(perplexity=perplexity, random_state=random_state).fit_transform(reduced)
-    figure = Figure(figsize=(5, 5), layout="constrained")
+    """t-SNE of the pixels of real images uint8 (N, 1, 28, 28) in grey and LabelledImages `fake` in
+    the colours of their classes, by `embedding.embed`."""
+    images, labels = (part.numpy() for part in fake)
+    behind, front, alone = embedding.embed(real.numpy(), images, random_state)
+    figure = Figure(figsize=(style.ONE, 3.6), layout="constrained")
     axes = figure.subplots()
-    size = float(np.clip(4000 / len(pixels), 1, 12))
-    for part, colour, label in (
-        (points[: len(real)], BLUE, f"real ({len(real):,})"),
-        (points[len(real) :], ORANGE, f"synthetic ({len(fake):,})"),
-    ):
-        axes.scatter(*part.T, s=size, c=colour, alpha=0.6, linewidths=0, label=label)
-    axes.set(title=title, xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
-    axes.legend(loc="upper right", markerscale=(30 / size) ** 0.5, framealpha=0.9)
+    size = float(np.clip(4000 / len(behind), 1, 10))
+    points = {"s": size, "linewidths": 0, "rasterized": True}
+    axes.scatter(*behind.T, c="0.8", label=f"{len(real):,} real images", **points)
+    for c in np.unique(labels):
+        places = front[labels == c]
+        axes.scatter(*places.T, c=CLASSES[c], alpha=0.7, **points)
+        name = {"color": CLASSES[c], "size": 9, "weight": "bold", "ha": "center", "va": "center"}
+        outline = withStroke(linewidth=2, foreground="white")
+        axes.text(*np.median(places, axis=0), c, path_effects=[outline], **name)
+    moved = f"median move of real points {embedding.moved(behind, alone):.1%} of their spread"
+    axes.set(title=f"{title}\n{len(labels):,} samples by class, real images grey", xlabel=moved)
+    low, high = alone.min(axis=0), alone.max(axis=0)
+    centre, reach = (low + high) / 2, 0.6 * (high - low).max()  # the same in all generations,
+    reach = max(reach, 1.02 * np.abs(front - centre).max())  # but where samples are outside
+    for name, middle in zip("xy", centre, strict=True):
+        axes.set(**{f"{name}lim": (middle - reach, middle + reach), f"{name}ticks": []})
+    axes.set(aspect="equal")
+    axes.spines[:].set_visible(False)
     return figure
 
 
@@ -48,134 +49,114 @@ def sample_grid(images, labels, title):
     for c in range(10):
         for row, image in enumerate(images[labels == c][:10]):
             canvas[row * 28 : (row + 1) * 28, c * 28 : (c + 1) * 28] = image[0]
-    figure = Figure(figsize=(5, 5.3), layout="constrained")
+    figure = Figure(figsize=(style.ONE, 3.6), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(canvas, cmap="gray", vmin=0, vmax=255)
-    axes.set(title=title, xlabel="class", yticks=[])
-    axes.set_xticks(14 + 28 * np.arange(10), labels=range(10))
+    _picture(axes, canvas, range(10))
+    axes.set(title=title, yticks=[])
     return figure
 
 
 def strips(rows, title):
     """One row of images per generation, {generation: LabelledImages}, aligned so that each column
     shows the same class and starting noise in every generation."""
-    figure = Figure(figsize=(9, 0.8 + 0.32 * len(rows)), layout="constrained")
+    columns = _columns(rows)
+    width = style.ONE if columns <= 10 else style.TWO
+    height = 0.6 + (width - 0.8) / columns * len(rows)
+    figure = Figure(figsize=(width, height), layout="constrained")
     draw_strips(figure.subplots(), rows, title)
     return figure
 
 
+def _columns(rows):
+    """How many images each row of strips has; earlier versions made ten."""
+    return min(len(row.labels) for row in rows.values())
+
+
 def draw_strips(axes, rows, title):
-    columns = min(len(row.labels) for row in rows.values())  # earlier versions made ten
-    canvas = []
+    columns, canvas = _columns(rows), []
     for row in rows.values():
         by_class = row.labels[:columns].argsort(stable=True)
         canvas.append(np.concatenate(list(row.images[by_class, 0].numpy()), axis=1))
-    axes.imshow(np.concatenate(canvas), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set(title=title, xlabel="class", ylabel="generation")
-    axes.set_xticks(28 * columns / 10 * (0.5 + np.arange(10)), labels=range(10))
-    axes.set_yticks(14 + 28 * np.arange(len(rows)), labels=[generation_name(g) for g in rows])
+    _picture(axes, np.concatenate(canvas), range(10))
+    axes.set(title=title, ylabel="generation")
+    axes.set_yticks(14 + 28 * np.arange(len(rows)), labels=map(generation_name, rows))
 
 
-def fid(rows, title, floor, controls):
+def _picture(axes, canvas, classes):
+    """Images side by side, as many of each class, with the classes below."""
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    width = canvas.shape[1] / len(classes)
+    axes.set_xticks(width * (0.5 + np.arange(len(classes))), labels=classes)
+    axes.set_xlabel("class asked for")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def fid(rows, title, floor, controls=()):
     """FID over the generations; rows and those of control generations as in metrics_w{w}.csv,
     floor as in floor_w{w}.csv."""
-    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
-    axes = figure.subplots()
-    draw_band(axes, controls, "fid")
-    draw_fid(axes, rows, title)
-    draw_floor(axes, float(floor["fid"]), BLUE, f"{floor['N']} real {floor['real']}")
-    axes.legend(fontsize=8)
+    return _metric_panels(
+        {"samples": rows}, f"{title}: FID of 84 LeNet features", ["fid"], controls, floor, 2.2
+    )
+
+
+def prdc(rows, title, floor, controls=()):
+    """Precision, recall, density and coverage over the generations, as `fid`."""
+    return _metric_panels({"samples": rows}, title, list(METRICS)[1:], controls, floor)
+
+
+def together(runs, title, controls=(), floor=None):
+    """FID and PRDC over the generations of several runs: {label: rows of its metrics}, as `fid`."""
+    return _metric_panels(runs, title, list(METRICS), controls, floor, columns=3)
+
+
+def _metric_panels(runs, title, names, controls, floor, height=1.6, columns=4):
+    figure, panels = style.panels(len(names), title, height, columns)
+    for axes, name in zip(panels, names, strict=True):
+        draw_metric(axes, runs, name, controls, floor)
+    style.label_below(panels, "generation")
+    keys = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        keys |= dict(zip(labels, handles, strict=True))
+    place = {"loc": "outside lower center", "ncols": 2 if len(names) == 1 else 4}
+    figure.legend(keys.values(), keys.keys(), **place)
     return figure
 
 
-def draw_fid(axes, rows, title):
-    axes.plot(*_series(rows, "fid"), color=BLUE, marker="o", label="samples")
-    axes.set(title=title, ylabel="FID (84 LeNet features)", ylim=(0, None))
-    generation_axis(axes, rows)
-
-
-def prdc(rows, title, floor):
-    """Precision, recall, density and coverage over the generations; dotted: of real images."""
-    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
-    axes = figure.subplots()
-    draw_prdc(axes, rows, title)
-    for name, (colour, _) in PRDC_STYLES.items():
-        draw_floor(axes, float(floor[name]), colour)
-    return figure
-
-
-def draw_floor(axes, value, colour, label=None):
-    """A dotted line where real images are."""
-    axes.axhline(value, color=colour, ls=":", lw=1.2, label=label)
-
-
-def draw_prdc(axes, rows, title):
-    for name, (colour, marker) in PRDC_STYLES.items():
-        axes.plot(*_series(rows, name), color=colour, marker=marker, label=name)
-    highest = max(row[name] for row in rows for name in PRDC_STYLES)
-    axes.set(title=title, ylabel="PRDC (k = 5)", ylim=(0, 1.3 * max(highest, 0.5)))
-    axes.legend(ncols=2, loc="upper right")
-    generation_axis(axes, rows)
-
-
-def together(runs, title, controls):
-    """FID and PRDC over the generations of several runs: {label: rows of its metrics}, over the
-    band of the rows of `controls`' generations, where there are any."""
-    figure = Figure(figsize=(15, 3.6), layout="constrained")
-    figure.suptitle(title)
-    styles = [(colour, marker) for marker in "os^Dv" for colour in (BLUE, ORANGE, GREEN, PURPLE)]
-    for axes, name in zip(figure.subplots(1, 5), ("fid", *PRDC_STYLES), strict=True):
-        draw_band(axes, controls, name)
-        for (colour, marker), (label, rows) in zip(styles, runs.items(), strict=False):
-            axes.plot(*_series(rows, name), color=colour, marker=marker, ms=4, label=label)
-        axes.set(title="FID" if name == "fid" else name, ylim=(0, None))
-        generation_axis(axes, max(runs.values(), key=len))
-        axes.set_xlabel("generation")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6)
-    return figure
-
-
-def draw_band(axes, controls, name):
-    """Between the least and the most of a metric in rows of control generations."""
-    values = [row[name] for row in controls]
-    if values:
-        axes.axhspan(min(values), max(values), color="0.85", label=f"{len(values)} controls")
+def draw_metric(axes, runs, name, controls=(), floor=None):
+    """One metric over the generations of {label: rows}, on the band of the rows of `controls`, over
+    what real images have (`floor`); a cross for a generation where it is not finite."""
+    beside = style.finite([row.get(name, np.nan) for row in controls])
+    style.band(axes, beside, f"{len(beside)} models of real images")
+    if floor:
+        style.level(
+            axes, float(floor[name]), f"{floor['N']} real {floor['real'].split(' against')[0]}"
+        )
+    shown = [beside]
+    for i, (label, rows) in enumerate(runs.items()):
+        generations = np.array([row["generation"] for row in rows])
+        values = np.array([row.get(name, np.nan) for row in rows], dtype=float)
+        there, step = np.isfinite(values), 1 if len(runs) == 1 else -(-len(rows) // 10)
+        values[~there] = np.nan
+        axes.plot(generations, values, label=label, markevery=(i % step, step), **style.style(i))
+        if not there.all():
+            below = {"transform": axes.get_xaxis_transform(), "color": "black", "clip_on": False}
+            axes.plot(generations[~there], 0 * generations[~there], "x", label="no number", **below)
+        shown.append(values)
+    top = max(name in AT_MOST_1, float(floor[name]) if floor else 0)
+    style.honest_axis(axes, np.concatenate(shown), METRICS[name], top, logarithmic=name == "fid")
+    style.generation_axis(axes, [row["generation"] for rows in runs.values() for row in rows])
 
 
 def losses(curves, title):
     """Training loss over the epochs, {generation: [loss of each epoch]}, one line each."""
-    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
-    axes = figure.subplots()
-    shades = generation_colours(len(curves))
-    for (generation, values), colour in zip(curves.items(), shades, strict=True):
+    figure, (axes,) = style.panels(1, title, 2.2)
+    shades = style.generation_colours(len(curves))
+    for values, colour in zip(curves.values(), shades, strict=True):
         epochs = np.arange(1, len(values) + 1)
         axes.plot(epochs, values, color=colour, marker="." if len(values) < 30 else None)
-        axes.annotate(generation_name(generation), (epochs[-1], values[-1]), fontsize=7)
-    axes.set(title=title, xlabel="epoch", ylabel="mean squared error of the noise", yscale="log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
+    axes.set(xlabel="epoch", ylabel="training loss (log axis)", yscale="log", xlim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    style.generation_bar(figure, axes, list(curves))
     return figure
-
-
-def generation_colours(n):
-    """n colours from early (dark) to late (light), ordered in brightness too."""
-    return colormaps["viridis"](np.linspace(0, 0.9, n))
-
-
-def _series(rows, name):
-    return [row["generation"] for row in rows], [row[name] for row in rows]
-
-
-def generation_axis(axes, rows):
-    generations = [row["generation"] for row in rows]
-    axes.set_xlabel(
-        "generation (initial: trained on real data)" if INITIAL in generations else "generation"
-    )
-    step = max(1, len(generations) // 10)
-    shown = [g for g in generations if g == INITIAL or g % step == 0]
-    axes.set_xticks(shown, labels=[generation_name(g) for g in shown])
-    axes.grid(alpha=0.3)
-
-
-def generation_name(generation):
-    return "initial" if generation == INITIAL else str(generation)

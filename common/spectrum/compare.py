@@ -1,10 +1,14 @@
 """Generation 0 against the last: the figures and the table of jacobian/compare.py."""
 
+import numpy as np
+
 from common.machine import processes, storage
 from common.machine.errors import Refusal, UserError, one_line
 from common.page import report
 from common.run import comparable, plots, provenance
-from common.run.folder import Run, control_rows
+from common.run.folder import Run, control_rows, controls_beside
+from common.run.style import generation_name
+from common.seeds import INITIAL
 from common.settings import number_text
 from common.spectrum import figures, measure
 from common.spectrum.jacobian import log_spectrum_distance
@@ -31,10 +35,12 @@ def main(constants):
             report.announce(report.write(files[name].folder, constants.w))
         if len(runs) > 1:
             home = files[names[0]]
-            storage.save_figure(figures.statistics(runs, ""), home.figure("overlay"))
+            beside = _controls(home.folder, runs[names[0]][0])
+            storage.save_figure(figures.statistics(runs, "", beside), home.figure("overlay"))
             metrics = {name: run.metrics() for name, run in files.items()}
             controls = [row for folder in constants.runs for row in control_rows(folder)]
-            figure = plots.together(metrics, "", controls)
+            floor = next(iter(storage.load_rows(home.table("floor"))), None)
+            figure = plots.together(metrics, "", controls, floor)
             storage.save_figure(figure, home.figure("together"))
             for kind in ("overlay", "together"):
                 print(f"  {storage.shown(home.figure(kind))}")
@@ -60,12 +66,13 @@ def _one(run, arrays, statistics):
     """One run's figures and table."""
     w = number_text(run.w)
     title = f"{_name(run.folder)}, w = {w}"
+    controls = _controls(run.folder, arrays)
+    spectra = [beside for beside, _ in controls]
     drawn = {
-        "eigenvalues": figures.eigenvalue_curves(arrays, title),
+        "eigenvalues": figures.eigenvalue_curves(arrays, title, spectra),
         "densities": figures.densities(arrays, title),
-        "sigmaJ": figures.sigma_J(arrays, title),
-        "vectors": figures.vectors(arrays, f"{title}: leading singular vectors"),
-        "statistics": figures.statistics({title: (arrays, statistics)}, title),
+        "sigmaJ": figures.sigma_J(arrays, title, spectra),
+        "statistics": figures.statistics({title: (arrays, statistics)}, title, controls),
     }
     for kind, figure in drawn.items():
         storage.save_figure(figure, run.figure(kind))
@@ -73,7 +80,7 @@ def _one(run, arrays, statistics):
     rows = []
     for i, generation in enumerate(generations):
         for j, t in enumerate(arrays["t"].tolist()):
-            row = {"generation": plots.generation_name(generation), "t": t}
+            row = {"generation": generation_name(generation), "t": t}
             for name, values in statistics.items():
                 row |= {name: values[i, j].mean(), f"{name}_sd": values[i, j].std(ddof=1)}
             if 0 in generations:
@@ -88,6 +95,25 @@ def _one(run, arrays, statistics):
     names = [run.figure(kind).name for kind in drawn]
     print(f"{title}: {', '.join(names)} and {run.table('compare').name} are in")
     print(f"  {storage.shown(run.folder)}")
+
+
+def _controls(folder, arrays):
+    """Arrays and statistics of the generations of each control loop beside a run, without its
+    initial model, where they are measured as `arrays` are."""
+    found = []
+    for run in controls_beside(folder):
+        path = run.table("spectra", "npz")
+        beside = measure.load(path) if path.exists() else {}
+        same = ("t", "sigma", "anchor_index", "n_T")
+        if beside and all(np.array_equal(beside[name], arrays[name]) for name in same):
+            later = beside["generations"] != INITIAL
+            beside["generations"] = beside["generations"][later]
+            beside = {
+                name: values[later] if name in measure.PER_GENERATION else values
+                for name, values in beside.items()
+            }
+            found.append((beside, measure.statistics(beside)))
+    return found
 
 
 def _name(folder):

@@ -1,24 +1,155 @@
-"""The figures of Jacobian spectra. Each function returns a matplotlib Figure."""
+"""The figures of Jacobian spectra. Each function returns a matplotlib Figure.
+
+arrays are those of `measure.load`; controls, a list of them, are of control generations only: what
+they span is the scale of one training's randomness.
+"""
 
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from common.run.plots import BLUE, GREEN, ORANGE, PURPLE, generation_colours, generation_name
+from common.run import style
+from common.spectrum import WATCHED
 from common.spectrum.posterior import LABELS
 
-STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"))
 FLOOR = 1e-16  # of an eigenvalue relative to the largest, in logarithmic figures
+IDEAL = {"color": "black", "lw": 0.8, "ls": "--"}
+LEAST_RANGE = 5  # per cent to both sides that an axis of changes shows at least
 
 
-def panels_of(n, title, width=3.4, height=3.0, rows=1):
-    figure = Figure(
-        figsize=(width * -(-n // rows) + 0.8, height * rows + 0.3), layout="constrained"
-    )
-    figure.suptitle(title)
-    return figure, figure.subplots(rows, -(-n // rows), squeeze=False).reshape(-1)
+def eigenvalue_curves(arrays, title, controls=()):
+    """Eigenvalues of J^T J (geometric mean over anchors), a line per generation, against their rank
+    from the smallest, so that the few of free directions have room. Dashed: 1/sigma^2, where an
+    ideal denoiser has those of directions off the data."""
+
+    def curves(of, i):
+        return 10 ** _log_eigenvalues(of)[:, i].mean(axis=1)[:, ::-1]
+
+    ideal = "$1/\\sigma_t^2$", arrays["sigma"] ** -2.0
+    figure, panels = _spectra(arrays, title, controls, curves, ideal)
+    for axes in panels:
+        axes.set(xscale="log", yscale="log")
+    style.label_below(panels, "rank from the smallest (log axis)")
+    panels[0].set_ylabel("eigenvalue of $J^TJ$ (log axis)")
+    return figure
+
+
+def sigma_J(arrays, title, controls=()):
+    """All singular values of sigma_t J, mean over anchors, a line per generation. Directions off
+    the data have the value 1 in an ideal denoiser (Tweedie: there the posterior variance is zero),
+    directions along it less."""
+
+    def curves(of, i):
+        return np.sqrt(of["eigenvalues"][:, i]).mean(axis=1) * of["sigma"][i]
+
+    ideal = "1", np.ones(len(arrays["t"]))
+    figure, panels = _spectra(arrays, title, controls, curves, ideal)
+    for axes in panels:
+        axes.set_ylim(0, None)
+    style.label_below(panels, "index from the largest")
+    panels[0].set_ylabel("singular value of $\\sigma_t J$")
+    return figure
+
+
+def _spectra(arrays, title, controls, curves, ideal):
+    """A panel per timestep with curves(arrays, i) (G, D) of the i-th, over the range of controls
+    and a dashed line at the ideal, its name and (T,)."""
+    name, heights = ideal
+    figure, panels = style.panels(len(arrays["t"]), title, 2.0, columns=3)
+    for i, axes in enumerate(panels):
+        rows = curves(arrays, i)
+        index = np.arange(1, rows.shape[1] + 1)
+        axes.axhline(heights[i], label=f"{name}: ideal off the data", **IDEAL)
+        if controls:
+            beside = np.concatenate([curves(control, i) for control in controls])
+            low, high = beside.min(axis=0), beside.max(axis=0)
+            text = f"{len(beside)} models of real images"
+            axes.fill_between(index, low, high, color=style.BAND, lw=0, label=text)
+        for row, colour in zip(rows, style.generation_colours(len(rows)), strict=True):
+            axes.plot(index, row, color=colour, lw=1)
+        axes.set_title(_time_title(arrays, i))
+    style.generation_bar(figure, panels, arrays["generations"])
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure, panels
+
+
+def densities(arrays, title):
+    """Densities of the log eigenvalues of all anchors together, a line per generation; dashed: the
+    ideal 1/sigma_t^2 of directions off the data. The smallest 0.2 % are outside."""
+    logs = _log_eigenvalues(arrays)
+    figure, panels = style.panels(len(arrays["t"]), title, 1.8, columns=3)
+    for i, axes in enumerate(panels):
+        low, high = np.nanquantile(logs[:, i], [0.002, 1])
+        bins = np.linspace(low, high, 60)
+        for row, colour in zip(logs[:, i], style.generation_colours(len(logs)), strict=True):
+            density, _ = np.histogram(row.ravel(), bins, density=True)
+            axes.plot((bins[1:] + bins[:-1]) / 2, density, color=colour, lw=1)
+        where = -2 * np.log10(arrays["sigma"][i])
+        axes.axvline(where, label="$1/\\sigma_t^2$: ideal off the data", **IDEAL)
+        axes.set(title=_time_title(arrays, i), ylim=(0, None))
+    style.label_below(panels, "$\\log_{10}$ eigenvalue of $J^TJ$")
+    panels[0].set_ylabel("density")
+    style.generation_bar(figure, panels, arrays["generations"])
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center")
+    return figure
+
+
+def statistics(runs, title, controls=()):
+    """Each watched statistic over the generations, mean over anchors, as its change in per cent
+    from the mean of the controls, or from a run's first generation where there are none.
+
+    runs: {name: (arrays, {statistic: (G, T, A)})}; controls: such pairs, whose range is grey, with
+    edges for each time. A run has a curve per time; of several runs each has a colour.
+    """
+    found = next(iter(runs.values()))[1]
+    names = [name for name in WATCHED if name in found]
+    start = "the first generation (no controls: one training's randomness is not known)"
+    if controls:
+        n = sum(len(arrays["generations"]) for arrays, _ in controls)
+        start = f"the mean of {n} models of real images (grey: their range, edges as their t)"
+    note = "where a logarithm is named, change of the quantity itself"
+    figure, panels = style.panels(len(names), "", 1.5, columns=3)
+    figure.suptitle(f"{title}\nchange from {start};\n{note}".strip())
+    for axes, name in zip(panels, names, strict=True):
+        reach = style.finite(_draw_changes(axes, runs, controls, name))
+        axes.set_ylim(1.1 * min([-LEAST_RANGE, *reach]), 1.1 * max([LEAST_RANGE, *reach]))
+        axes.set_title(style.wrapped(LABELS[name], 42), fontsize=7)
+        axes.axhline(0, color="black", lw=0.6)
+        style.generation_axis(axes, [g for of, _ in runs.values() for g in of["generations"]])
+    style.label_below(panels, "generation")
+    for axes in panels[::3]:
+        axes.set_ylabel("change, %")
+    keys = panels[0].get_legend_handles_labels()
+    figure.legend(*keys, loc="outside lower center", ncols=4 if len(runs) == 1 else 2)
+    return figure
+
+
+def _draw_changes(axes, runs, controls, name):
+    """The curves of one statistic over the generations, on the range of the controls; returns all
+    values that are shown."""
+    shown = []
+    for r, (label, (arrays, found)) in enumerate(runs.items()):
+        for i, t in enumerate(arrays["t"].tolist()):
+            kind, text = style.style(i), f"t = {t}"
+            if len(runs) > 1:
+                kind, text = style.style(r) | {"ls": kind["ls"]}, f"{label}, {text}"
+            series = found[name][:, i].mean(axis=1)
+            null = [of[name][:, i].mean(axis=1) for _, of in controls] or [series[:1]]
+            null = np.concatenate(null)
+            change, null = (_change(name, values, null.mean()) for values in (series, null))
+            axes.plot(arrays["generations"], change, label=text, **kind)
+            if controls and r == 0:
+                axes.axhspan(min(null), max(null), color=style.BAND, lw=0, zorder=0)
+                for edge in (min(null), max(null)):
+                    axes.axhline(edge, color=kind["color"], ls=kind["ls"], lw=0.6, zorder=0)
+            shown += [*change, *null]
+    return shown
+
+
+def _change(name, values, start):
+    """From start to values, in per cent."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        if name.startswith(("log_", "tangent")):
+            return 100 * np.expm1(values - start)
+        return 100 * (values - start) / abs(start)
 
 
 def _log_eigenvalues(arrays):
@@ -28,129 +159,4 @@ def _log_eigenvalues(arrays):
 
 
 def _time_title(arrays, i):
-    return f"t = {arrays['t'][i]} of {arrays['n_T']},  σ = {arrays['sigma'][i]:.2f}"
-
-
-def _generation_bar(figure, axes, generations):
-    """A colour bar with one colour per generation."""
-    colours = generation_colours(len(generations))
-    norm = BoundaryNorm(np.arange(len(generations) + 1) - 0.5, len(generations))
-    bar = figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=axes, pad=0.01)
-    shown = range(0, len(generations), max(1, len(generations) // 10))
-    bar.set_ticks(list(shown), labels=[generation_name(generations[i]) for i in shown])
-    bar.set_label("generation")
-
-
-def eigenvalue_curves(arrays, title):
-    """Index against eigenvalue of J^T J (geometric mean over anchors), a line per generation."""
-    logs = _log_eigenvalues(arrays).mean(axis=2)  # (G, T, D)
-    figure, panels = panels_of(len(arrays["t"]), title)
-    for i, axes in enumerate(panels):
-        for row, colour in zip(logs[:, i], generation_colours(len(logs)), strict=True):
-            axes.plot(np.arange(1, len(row) + 1), 10**row, color=colour, lw=1.2)
-        axes.set(title=_time_title(arrays, i), xlabel="index", yscale="log")
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("eigenvalue of $J^TJ$")
-    _generation_bar(figure, panels, arrays["generations"])
-    return figure
-
-
-def densities(arrays, title):
-    """Densities of the log eigenvalues of all anchors together, a line per generation."""
-    logs = _log_eigenvalues(arrays)
-    figure, panels = panels_of(len(arrays["t"]), title)
-    for i, axes in enumerate(panels):
-        low, high = np.quantile(logs[:, i], [0.002, 1])
-        bins = np.linspace(low, high, 60)
-        for row, colour in zip(logs[:, i], generation_colours(len(logs)), strict=True):
-            density, _ = np.histogram(row.ravel(), bins, density=True)
-            axes.plot((bins[1:] + bins[:-1]) / 2, density, color=colour, lw=1.2)
-        axes.set(
-            title=_time_title(arrays, i), xlabel="$\\log_{10}$ eigenvalue of $J^TJ$", yticks=[]
-        )
-    panels[0].set_ylabel("density")
-    _generation_bar(figure, panels, arrays["generations"])
-    return figure
-
-
-def sigma_J(arrays, title):
-    """Singular values of sigma J. Directions off the data manifold have the value 1 (Tweedie: there
-    the posterior variance is zero), directions along it less."""
-    figure, panels = panels_of(len(arrays["t"]), title)
-    values = np.sqrt(arrays["eigenvalues"]).mean(axis=2) * arrays["sigma"][:, None]  # (G, T, D)
-    for i, axes in enumerate(panels):
-        axes.axhline(1, color="black", lw=1, ls="--")
-        for row, colour in zip(values[:, i], generation_colours(len(values)), strict=True):
-            axes.plot(np.arange(1, len(row) + 1), row, color=colour, lw=1.2)
-        axes.set(title=_time_title(arrays, i), xlabel="index", ylim=(0, None))
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("singular value of $\\sigma J$ (dashed: 1)")
-    _generation_bar(figure, panels, arrays["generations"])
-    return figure
-
-
-def vectors(arrays, title, n_anchors=10):
-    """The leading right singular vector of J at each of the first anchors, a row per generation."""
-    figure, panels = panels_of(
-        len(arrays["t"]), title, width=4.2, height=0.6 + 0.42 * len(arrays["t"])
-    )
-    figure.set_size_inches(4.3 * len(panels), 0.9 + 0.42 * len(arrays["generations"]))
-    for i, axes in enumerate(panels):
-        rows = arrays["leading_vectors"][:, i, :n_anchors, 0].reshape(
-            len(arrays["generations"]), -1, 28, 28
-        )
-        rows = rows / np.abs(rows).max(axis=(2, 3), keepdims=True)  # each on its own scale
-        canvas = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
-        axes.imshow(canvas, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-        for draw_line, n in ((axes.axvline, rows.shape[1]), (axes.axhline, rows.shape[0])):
-            for i_line in range(1, n):
-                draw_line(28 * i_line - 0.5, color="0.6", lw=0.5)
-        axes.set(title=_time_title(arrays, i), xlabel="anchor's class")
-        axes.set_xticks(
-            14 + 28 * np.arange(rows.shape[1]), labels=arrays["anchor_labels"][: rows.shape[1]]
-        )
-        names = [generation_name(g) for g in arrays["generations"]]
-        axes.set_yticks(14 + 28 * np.arange(len(names)), labels=names if i == 0 else [])
-    panels[0].set_ylabel("generation")
-    return figure
-
-
-def statistics(runs, title):
-    """Each statistic over the generations: mean over anchors, and where 80 % of the anchors lie.
-
-    runs: {name: (arrays, {statistic: (G, T, A)})}; one run has a line per time, several runs a
-    panel per statistic and time.
-    """
-    if len(runs) == 1:
-        ((arrays, found),) = runs.values()
-        figure, panels = panels_of(len(found), title, rows=max(2, -(-len(found) // 5)))
-        for axes, (name, values) in zip(panels, found.items(), strict=False):
-            for i, t in enumerate(arrays["t"]):
-                _band(axes, arrays["generations"], values[:, i], STYLES[i % 4], f"t = {t}")
-            axes.set_title(LABELS[name], fontsize=9)
-        panels[0].legend(fontsize=8)
-    else:
-        first, found = next(iter(runs.values()))
-        rows = 2 if len(first["t"]) == 1 else len(found)
-        figure, panels = panels_of(len(found) * len(first["t"]), title, rows=rows, height=2.4)
-        for row, name in enumerate(found):
-            for i, t in enumerate(first["t"]):
-                axes = panels[row * len(first["t"]) + i]
-                for style, (label, (arrays, values)) in zip(STYLES * 9, runs.items(), strict=False):
-                    _band(axes, arrays["generations"], values[name][:, i], style, label)
-                axes.set_title(f"{LABELS[name]}, t = {t}", fontsize=8)
-        panels[0].legend(fontsize=7)
-    for axes in panels:
-        if not axes.has_data():
-            axes.set_axis_off()
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("generation (-1: initial)", fontsize=8)
-        axes.grid(alpha=0.3)
-    return figure
-
-
-def _band(axes, generations, values, style, label):
-    colour, marker = style
-    low, high = np.quantile(values, [0.1, 0.9], axis=1)
-    axes.fill_between(generations, low, high, color=colour, alpha=0.15, lw=0)
-    axes.plot(generations, values.mean(axis=1), color=colour, marker=marker, ms=4, label=label)
+    return f"t = {arrays['t'][i]} of {arrays['n_T']}, σ = {arrays['sigma'][i]:.2f}"

@@ -72,6 +72,7 @@ def write(
     storage.save_rows(claimed, folder / "claims.csv")
     storage.save_json(result, folder / "verdict.json")
     seen = study, question, judged
+    storage.save_figure(figures.mean_spectra(study, question, folder), folder / "spectra.png")
     storage.save_figure(figures.power_curves(*seen), folder / "power.png")
     storage.save_figure(figures.dose_response(*seen), folder / "dose_response.png")
     storage.save_figure(figures.leads(*seen, result["leads"]), folder / "leads.png")
