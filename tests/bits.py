@@ -9,6 +9,7 @@ thread. Models, samples, tables and each array of an .npz; not times, records an
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 TINY = "--dataset digits --n_feat 8 --n_T 8 --beta2 0.5 --n_epoch 1 --batch_size 32 --lrate 1e-3"
 SIZES = {  # of initialmain.py, of main.py
-    "FullSynthetic/DDPM-MNIST": ("--N_with_w 220", "--N_next 60"),
+    "FullSynthetic/DDPM-MNIST": ("--N_with_w 60", "--N_next 60"),
     "Fresh/MNIST-DDPM": ("--N_with_w 40 --N_real 60", "--N_with_w 40 --N_real 20 --N_initial 60"),
     "AugmentedSynthetic/DDPM-MNIST": (
         "--N_with_w 30 --N_real 60",
@@ -46,7 +47,10 @@ def make(folder):
     for scripts, (initial, size) in SIZES.items():
         for sampler in ("", DDIM) if scripts.startswith("Full") else ("",):
             home = folder / (scripts.split("/")[0] + ("-ddim" if sampler else ""))
-            size_all = f"{size} --N_eval 40 --generation_number 2 --save_dir {home}"
+            home.mkdir()
+            if (folder / "FullSynthetic" / "prmodel.pth").exists():  # all have the same one
+                shutil.copy(folder / "FullSynthetic" / "prmodel.pth", home)
+            size_all = f"{size} --N_eval 220 --generation_number 2 --save_dir {home}"
             run(
                 f"{scripts}/initialmain.py",
                 TINY,
@@ -60,18 +64,18 @@ def make(folder):
     run(
         "FullSynthetic/DDPM-MNIST/main.py",
         TINY,
-        f"--N_next 60 --N_eval 40 --generation_number 2 --save_dir {home} --control True --seed 1",
+        f"--N_next 60 --N_eval 220 --generation_number 2 --save_dir {home} --control True --seed 1",
     )
     controls = [home / f"control_seed{seed}" for seed in (0, 1)]
     for each in (home, *controls):
         run("jacobian/spectra.py", f"--run_dir {each} --n_anchors 10 --timesteps 100")
     run(
-        "jacobian/spectra.py",
-        f"--run_dir {home} --n_anchors 10 --timesteps 100 --anchors_from samples",
-    )
-    run(
         "jacobian/detect.py",
         f"--runs {home} --controls {controls[0]} {controls[1]} --primary_t 100",
+    )
+    run(
+        "jacobian/spectra.py",
+        f"--run_dir {home} --n_anchors 10 --timesteps 100 --anchors_from samples",
     )
 
 
@@ -92,7 +96,8 @@ def hashes(folder):
                 for key in sorted(arrays):
                     yield f"{name}:{key}", hashlib.sha256(arrays[key].tobytes()).hexdigest()
         else:
-            yield name, hashlib.sha256(path.read_bytes()).hexdigest()
+            content = path.read_bytes().replace(str(folder).encode(), b"")  # JSON names folders
+            yield name, hashlib.sha256(content).hexdigest()
 
 
 if __name__ == "__main__":

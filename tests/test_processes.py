@@ -84,23 +84,23 @@ def test_a_run_of_two_processes_goes_from_the_start_to_the_end(tmp_path):
 SWITCHES = f"""
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 sys.path.insert(0, {str(ROOT)!r})
 import torch
 
-from common import loop, processes
+from common.machine import device, processes
 
 
+@processes.shared
 def switches():
     mine = processes.rank(), torch.are_deterministic_algorithms_enabled()
-    return processes.gathered(lambda: mine)
+    return processes.gathered(mine)
 
 
 @processes.led
 def main(path):
-    loop._use_device(SimpleNamespace(deterministic=True))
-    path.write_text(repr(processes.together(switches)))
+    device.use(deterministic=True)
+    path.write_text(repr(switches()))
 
 
 main(Path(sys.argv[1]))
@@ -125,7 +125,7 @@ sys.path.insert(0, {str(ROOT)!r})
 import torch
 from torch import nn
 
-from common import processes, storage
+from common.machine import processes, storage
 from common.data import load_real
 from common.model.ddpm import DDPM
 from common.seeds import Seeds
@@ -133,8 +133,8 @@ from common.model.train import Training, train_ddpm
 from common.model.unet import ContextUnet, ResidualConvBlock
 
 
-@processes.led
-def main(folder):
+@processes.shared
+def trained(folder):
     seeds = Seeds(5, "tests")
     ddpm = seeds.initialised(lambda: DDPM(ContextUnet(1, 8), (1e-4, 0.5), 8)).double()
     for block in ddpm.modules():
@@ -144,7 +144,12 @@ def main(folder):
         ddpm, load_real("digits").subset(slice(67)), Training(2, 33, 1e-3), seeds=seeds,
         state_path=folder / "state", losses_path=folder / "losses", save_every=0, name="test",
     )
-    storage.save({{"model": ddpm.state_dict(), "losses": losses}}, folder / "trained")
+    return {{"model": ddpm.state_dict(), "losses": losses}}
+
+
+@processes.led
+def main(folder):
+    storage.save(trained(folder), folder / "trained")
 
 
 main(Path(sys.argv[1]))

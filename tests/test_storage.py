@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from common.machine import storage
+from common.machine import records, storage
 from common.machine.errors import UserError
 
 # Atomic files
@@ -195,7 +195,7 @@ def test_an_older_version_of_a_file_is_not_taken_for_the_newest(tmp_path):
 HOLDER = """
 import sys
 from pathlib import Path
-from common import storage
+from common.machine import storage
 with storage.lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -206,7 +206,7 @@ def test_a_lock_keeps_others_out_until_its_process_ends_however_it_ends(tmp_path
     path = tmp_path / "run_w0.lock"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(storage.__file__).parents[1],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(storage.__file__).parents[2],
     )  # fmt: skip
     try:
         assert holder.stdout.readline() == b"held" + os.linesep.encode()
@@ -405,7 +405,7 @@ def test_equal_figures_are_equal_files(tmp_path):
 def test_a_digest_is_that_of_the_bytes_in_a_row(tmp_path):
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
     (tmp_path / "abc").write_bytes(b"abc")
-    assert storage.sha256(tmp_path / "abc") == storage.digest(b"a", b"", b"bc") == expected
+    assert storage.sha256(tmp_path / "abc") == records.digest(b"a", b"", b"bc") == expected
 
 
 # What cannot be read, and what was made from what
@@ -431,13 +431,13 @@ def test_a_file_that_cannot_be_read_for_a_moment_is_not_damaged(tmp_path, monkey
 
 def test_a_source_is_noted_before_the_file_and_goes_with_it(tmp_path):
     path = tmp_path / "file"
-    assert storage.is_from(path, "a")  # nothing is known
-    storage.note_source(path, "a")
-    assert storage.is_from(path, "a") and not storage.is_from(path, "b")
+    assert records.is_from(path, "a")  # nothing is known
+    records.save_source(path, "a")
+    assert records.is_from(path, "a") and not records.is_from(path, "b")
     storage.write(path, b"content")
-    assert storage.is_from(path, "a") and storage.intact(path)
+    assert records.is_from(path, "a") and storage.intact(path)
     storage.remove(path)
-    assert storage.is_from(path, "b") and not any((tmp_path / "hashes").iterdir())
+    assert records.is_from(path, "b") and not any((tmp_path / "hashes").iterdir())
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EBUSY])
@@ -455,16 +455,16 @@ def test_a_file_that_cannot_be_deleted_is_one_line(tmp_path, monkeypatch, number
 
 def test_a_copy_knows_what_it_was_made_from(tmp_path):
     path, target = tmp_path / "a" / "file", tmp_path / "b" / "file"
-    storage.note_source(path, "model")
+    records.save_source(path, "model")
     storage.write(path, b"content")
     storage.copy(path, target)
-    assert storage.read(target) == b"content" and storage.noted(target) == "model"
-    assert storage.recorded(target) == storage.sha256(path)
+    assert storage.read(target) == b"content" and records.source_of(target) == "model"
+    assert records.hash_of(target) == storage.sha256(path)
 
 
 def test_the_hash_of_a_file_outlives_its_damage(tmp_path):
     path = tmp_path / "file"
-    assert storage.recorded(path) is None
+    assert records.hash_of(path) is None
     storage.write(path, b"content")
     path.write_bytes(b"damaged")
-    assert storage.recorded(path) == storage.digest(b"content")
+    assert records.hash_of(path) == records.digest(b"content")

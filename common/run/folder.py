@@ -26,9 +26,9 @@ class Run:
     w: float
 
     def _path(self, stem, generation, suffix=""):
-        tag = generation
-        if generation == INITIAL:
-            tag = "initial" if stem.endswith("_") else "_initial"
+        tag = generation_name(generation)
+        if generation == INITIAL and not stem.endswith("_"):
+            tag = f"_{tag}"
         return self.folder / f"{stem}{tag}_w{number_text(self.w)}{suffix}"
 
     def model(self, generation):
@@ -84,16 +84,26 @@ class Run:
             name = row.pop("generation")
             model, n_eval = row.pop("model"), int(row.pop("N_eval"))
             numbers = {key: float(value) for key, value in row.items() if value}
-            generation = INITIAL if name == "initial" else int(name)
+            generation = INITIAL if name == generation_name(INITIAL) else int(name)
             rows.append({"generation": generation, "model": model, "N_eval": n_eval, **numbers})
         return rows
 
     def save_metrics(self, rows):
         named = [
-            {**row, "generation": "initial" if row["generation"] == INITIAL else row["generation"]}
+            {**row, "generation": generation_name(row["generation"])}
             for row in sorted(rows, key=lambda row: row["generation"])
         ]
         storage.save_rows(named, self.table("metrics"))
+
+
+def generation_name(generation):
+    """A generation's name in file names, titles and tables."""
+    return "initial" if generation == INITIAL else str(generation)
+
+
+def model_name(generation):
+    """A generation's model in messages."""
+    return "initial model" if generation == INITIAL else f"generation {generation}"
 
 
 def guidance_weights(folder):
@@ -108,7 +118,7 @@ def control_rows(folder):
     """The metrics of all generations of the control loops beside a run, without their initial
     model, which is the run's own."""
     runs = [Run(path, 0) for path in sorted(folder.glob("control_seed*")) if path.is_dir()]
-    return [row for of in runs for row in of.metrics() if row["generation"] != INITIAL]
+    return [row for run in runs for row in run.metrics() if row["generation"] != INITIAL]
 
 
 def load_ddpm(path, made_by="initialmain.py"):

@@ -33,6 +33,7 @@ from common.run.folder import Run
 from common.seeds import INITIAL
 from common.settings import ROOT
 from common.spectrum import measure
+from common.spectrum.checkpoint import N_TANGENT
 from common.spectrum.posterior import N_DIRECTIONS
 from common.study import report
 
@@ -318,7 +319,7 @@ def _seconds(unit):
     with contextlib.redirect_stdout(None):
         constants = settings.of_script(script, words)
     times = len(unit.timesteps) + len(unit.sample_timesteps)
-    n_jacobians = times * (unit.n_anchors + measure.N_TANGENT * max(N_DIRECTIONS) / 784)
+    n_jacobians = times * (unit.n_anchors + N_TANGENT * max(N_DIRECTIONS) / 784)
     return unit.n_models * (
         forecast.generation_seconds(constants, unit.N_train)
         + forecast.spectrum_seconds(constants, n_jacobians)
