@@ -65,7 +65,7 @@ def test_a_run_of_two_processes_goes_from_the_start_to_the_end(tmp_path):
     """Training too: to a loss near that of one process, whose BatchNorm sees whole batches."""
     folder, alone = tmp_path / "run", tmp_path / "alone"
     initialmain(alone)
-    storage.write(folder / "prmodel.pth", (alone / "prmodel.pth").read_bytes())
+    storage.save_bytes((alone / "prmodel.pth").read_bytes(), folder / "prmodel.pth")
     for script, constants in (
         (FULL / "initialmain.py", {**TINY_INITIAL, "save_dirs": folder}),
         (FULL / "main.py", {**TINY_MAIN, "save_dir": folder}),
@@ -174,11 +174,27 @@ def test_processes_share_a_batch_without_changing_its_gradient(tmp_path, n):
         torch.testing.assert_close(value, ends[1]["model"][key], rtol=0, atol=1e-5)
 
 
-def test_an_error_in_one_line_ends_all_processes(finished, tmp_path):
-    folder = copied(finished, tmp_path / "run", leave_out=["prmodel.pth"])
+def remove_the_feature_network(folder):
+    (folder / "prmodel.pth").unlink()
+    return "prmodel.pth is missing in"
+
+
+def spoil_a_model(folder):
+    """Which is noticed when all processes are to sample from it."""
+    path = Run(folder, 0).model(0)
+    state = storage.load(path)
+    state["nn_model.out.3.bias"] *= np.nan
+    storage.save(state, path)
+    return f"{path} does not fit"
+
+
+@pytest.mark.parametrize("fault", [remove_the_feature_network, spoil_a_model])
+def test_an_error_in_one_line_ends_all_processes(finished, tmp_path, fault):
+    folder = copied(finished, tmp_path / "run")
+    said = fault(folder)
     done = torchrun(2, FULL / "main.py", **TINY_MAIN, save_dir=folder)
     assert done.returncode != 0
-    assert done.stderr.count("error: prmodel.pth is missing in") == 1
+    assert done.stderr.count(f"error: {said}") == 1
 
 
 def test_parts_cover_the_rows_and_weights_make_the_mean(monkeypatch):
