@@ -25,7 +25,7 @@ def check_inputs(weights, constants):
     missing = [path for path in paths if not path.exists()]
     for path in paths:
         if path not in missing:
-            storage.read(path)
+            storage.load_bytes(path)
     if missing:
         wall = sorted({paths[path] for path in missing})
         command = settings.initial_command(constants, map(number_text, wall))

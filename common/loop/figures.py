@@ -47,12 +47,12 @@ def draw_progress(loop):
     strips = {
         g: load_images(run.strip(g))
         for g in generations
-        if all([storage.intact(path) for path in run.strip(g)])
+        if all([storage.verify(path) for path in run.strip(g)])
     }
     losses = {
         g: [float(row["loss"]) for row in storage.load_rows(run.losses(g))]
         for g in generations
-        if storage.intact(run.losses(g))
+        if storage.verify(run.losses(g))
     }
     (floor,) = storage.load_rows(run.table("floor"))
     controls = control_rows(run.folder)
@@ -66,6 +66,6 @@ def draw_progress(loop):
     source = records.digest(repr((rows, [*strips], losses, floor, controls)).encode(), *images)
     for kind in figures if losses else PROGRESS[:-1]:
         path = run.figure(kind)
-        if not storage.intact(path) or records.source_of(path) != source:
+        if not storage.verify(path) or records.source_of(path) != source:
             storage.save_figure(figures[kind](), path)
             records.save_source(path, source)  # last: until then it may be the old figure

@@ -67,7 +67,7 @@ def _loops(constants, weights):
         with storage.lock(run.table("run", "lock")):
             if constants.control:
                 _share_initial(run, constants)
-            _run(_begun(run, name, constants, training_set, real))
+            _run(_prepared(run, name, constants, training_set, real))
     return folder
 
 
@@ -77,21 +77,21 @@ def _share_initial(run, constants):
     scenarios.share(names, constants.save_dir, run.folder)
     record = constants.save_dir / "run_initial.json"
     if record.exists():  # not there when other code made the data
-        storage.write(run.folder / record.name, storage.read(record))
+        storage.save_bytes(storage.load_bytes(record), run.folder / record.name)
 
 
-def _begun(run, name, constants, training_set, real):
+def _prepared(run, name, constants, training_set, real):
     """The Loop in a folder, with its record, and what its metrics compare with."""
     lenet = load_lenet(run.prmodel)
     inputs = {path.name: storage.sha256(path) for path in checks.inputs(run, constants)}
     inputs["dataset"] = fingerprint(real)
-    save_record(run.table("run", "json"), constants, name, inputs, run.begun(), stopped=None)
+    save_record(run.table("run", "json"), constants, name, inputs, run.has_begun(), stopped=None)
     key = {name: inputs[name] for name in ("dataset", "prmodel.pth")}
     path = run.folder / "real_features.pth"
     reference = evaluation.reference(real, lenet, constants.N_ref, path, key)
     rows.measure_floor(run, constants, real, lenet, reference)
     for kind in ("metrics", "timings"):  # a damaged table is made anew
-        storage.intact(run.table(kind))
+        storage.verify(run.table(kind))
         records.sweep(run.table(kind))
     return Loop(run, name, constants, training_set, real, lenet, reference)
 

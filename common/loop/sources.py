@@ -19,17 +19,17 @@ def reuse(paths, source, leftover=None):
         if any(path.exists() for path in paths):
             print(f"note: {paths[0].name} was made from what is there no more: it is made again")
         for path in paths:
-            storage.remove(path)
-    done = all([storage.intact(path) for path in paths])
+            storage.delete(path)
+    done = all([storage.verify(path) for path in paths])
     if done and leftover:
-        storage.remove(leftover)
+        storage.delete(leftover)
     return done
 
 
 def reuse_model(run, generation, source):
     """Whether a generation's model is there, made from this source, as `reuse` leaves it. A damaged
     table of its losses is set aside, but not worth another training."""
-    storage.intact(run.losses(generation))
+    storage.verify(run.losses(generation))
     return reuse([run.model(generation)], source, run.training_state(generation))
 
 
@@ -47,7 +47,7 @@ def begin(unfinished, *made_from):
     if records.source_of(unfinished) != source:
         if unfinished.exists():
             print(f"note: {unfinished.name} was begun from other things: it begins anew")
-        storage.remove(unfinished)
+        storage.delete(unfinished)
     records.save_source(unfinished, source)
 
 

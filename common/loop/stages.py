@@ -104,7 +104,7 @@ def train(run, generation, data, constants, seeds, source, start=None):
     if processes.rank() == 0:
         save_losses(losses, run.losses(generation))
         storage.save(ddpm.state_dict(), run.model(generation))
-        storage.remove(state_path)
+        storage.delete(state_path)
 
 
 def _fitting(start, ddpm, constants):
@@ -151,7 +151,7 @@ def sample(run, generation, files, n, w, stage, constants, seeds):
     )
     if processes.rank() == 0:
         save_images(data, files)
-        storage.remove(partial)
+        storage.delete(partial)
 
 
 def train_feature_network(run, constants, real, source):

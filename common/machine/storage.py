@@ -18,14 +18,14 @@ from common.machine import disk, records
 from common.machine.errors import UserError
 
 
-def write(path, content):
-    """Writes bytes so that `path` is always whole, the old content or the new, and `read` and
-    `intact` notice when it is not what was written. UserError when the disk refuses."""
+def save_bytes(content, path):
+    """Writes bytes so that `path` is always whole, the old content or the new, and `load_bytes` and
+    `verify` notice when it is not what was written. UserError when the disk refuses."""
     with disk.told_in_one_line("write", path):
         records.replace(path, content)
 
 
-def read(path, made_by="initialmain.py"):
+def load_bytes(path, made_by="initialmain.py"):
     """The bytes of a file. UserError when it is missing, or is not what was written."""
     content = disk.content(path)
     if content is None:
@@ -38,7 +38,7 @@ def read(path, made_by="initialmain.py"):
     return content
 
 
-def intact(path):
+def verify(path):
     """Sets a file aside, saying so, that is not what was written; returns whether it is there now.
 
     One that cannot be read, for the moment or for ever, is a UserError: nothing is known of it.
@@ -67,7 +67,7 @@ def shown(path):
         return str(path)
 
 
-def remove(path):
+def delete(path):
     """Deletes a file that is no longer needed, if it is there, what is noted of it, and what a
     write of them left behind that was killed."""
     disk.delete(path)
@@ -79,19 +79,19 @@ def copy(path, target):
     """Writes a file to another folder too, with the note of what it was made from."""
     if source := records.source_of(path):
         records.save_source(target, source)
-    write(target, read(path))
+    save_bytes(load_bytes(path), target)
 
 
 def save(value, path):
     """torch.save of tensors (or dicts of them), moved to the CPU."""
     content = io.BytesIO()
     torch.save(_on_cpu(value), content)
-    write(path, content.getvalue())
+    save_bytes(content.getvalue(), path)
 
 
 def load(path, made_by="initialmain.py"):
     """What `save` wrote, on the CPU. UserError when the file is missing, damaged or not tensors."""
-    content = read(path, made_by)
+    content = load_bytes(path, made_by)
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # damage can show as almost anything
@@ -102,7 +102,7 @@ def load(path, made_by="initialmain.py"):
 
 
 def save_text(text, path):
-    write(path, text.encode("utf-8"))
+    save_bytes(text.encode("utf-8"), path)
 
 
 def save_json(value, path):
@@ -111,7 +111,7 @@ def save_json(value, path):
 
 def load_json(path, made_by="initialmain.py"):
     try:
-        return json.loads(read(path, made_by))
+        return json.loads(load_bytes(path, made_by))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): move it away and start again") from error
 
@@ -129,26 +129,26 @@ def load_rows(path, made_by="main.py"):
     """The rows of a CSV file as dicts of strings; [] when there is no such file."""
     if not path.exists():
         return []
-    return list(csv.DictReader(io.StringIO(read(path, made_by).decode("utf-8"), newline="")))
+    return list(csv.DictReader(io.StringIO(load_bytes(path, made_by).decode("utf-8"), newline="")))
 
 
 def save_figure(figure, path):
     """A matplotlib Figure as PNG, without the date or version that would change its bytes."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
-    write(path, content.getvalue())
+    save_bytes(content.getvalue(), path)
 
 
 def save_arrays(arrays, path):
     """{name: NumPy array} as .npz."""
     content = io.BytesIO()
     np.savez(content, **arrays)
-    write(path, content.getvalue())
+    save_bytes(content.getvalue(), path)
 
 
 def load_arrays(path, made_by):
     """What `save_arrays` wrote. UserError when the file is missing or damaged."""
-    content = read(path, made_by)
+    content = load_bytes(path, made_by)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)

@@ -220,6 +220,6 @@ def generate_samples(ddpm, n, w, sampling, *, seeds, stage, partial_path, save_e
 
 
 def _saved(partial_path):
-    if storage.intact(partial_path):
+    if storage.verify(partial_path):
         return storage.load(partial_path)
     return torch.empty(0, 1, 28, 28, dtype=torch.uint8)

@@ -44,7 +44,7 @@ def train_ddpm(ddpm, data, training, *, seeds, state_path, losses_path, save_eve
     processes, all of which call this, share each batch. UserError when a loss is not finite.
     """
     leads, device = processes.rank() == 0, data.images.device.type
-    saved = processes.first(lambda: storage.load(state_path) if storage.intact(state_path) else {})
+    saved = processes.first(lambda: storage.load(state_path) if storage.verify(state_path) else {})
     epoch_losses = saved.get("losses", [])
     ddpm.to(memory_format=torch.channels_last).train()
     network = processes.replicated(ddpm)

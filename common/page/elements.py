@@ -116,7 +116,7 @@ def table(head, rows, kind="numbers"):
 
 def figure(path, text):
     """A PNG file with its caption."""
-    picture = image(storage.read(path, "the script that draws it"), text)
+    picture = image(storage.load_bytes(path, "the script that draws it"), text)
     return f"<figure>{picture}<figcaption>{escaped(text)}</figcaption></figure>"
 
 

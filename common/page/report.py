@@ -39,7 +39,7 @@ def write(folder, w):
             path = folder / "report.html"
         else:
             path = _path(folder, w)
-            storage.remove(folder / "report.html")  # that of the first weight, alone until now
+            storage.delete(folder / "report.html")  # that of the first weight, alone until now
             for other in weights:
                 if other != w and not _path(folder, other).exists():
                     storage.save_text(_page(Run(folder, other)), _path(folder, other))
@@ -121,7 +121,7 @@ def _page(of):
             *(_browser(of, r) for r in rows if of.figure("tsne", r["generation"]).exists()),
         ]
     loss = of.figure("loss")
-    if storage.intact(loss):
+    if storage.verify(loss):
         parts += ["<h2>Training losses</h2>", elements.figure(loss, "Mean loss per epoch")]
     parts += _spectra(of)
     if record:
@@ -262,7 +262,7 @@ def _browser(of, row):
     samples = load_images(of.evaluation(g), made_by).images[:100]
     what = "images of each class, from the same noise in every generation"
     pair = elements.pixels(samples, f"{name}, samples") + "<figcaption>Samples, a column per class"
-    tsne = elements.image(storage.read(of.figure("tsne", g), made_by), f"{name}, t-SNE")
+    tsne = elements.image(storage.load_bytes(of.figure("tsne", g), made_by), f"{name}, t-SNE")
     return (
         f'<section class="generation"><h3>{elements.escaped(name)}</h3>'
         f'<div class="strip">{elements.pixels(strip, f"{name}, {what}")}</div><div class="pair">'
@@ -274,13 +274,13 @@ def _browser(of, row):
 def _spectra(of):
     """The figures of the Jacobian spectrum and the verdict on the onset, as far as they exist."""
     parts, onset = [], of.table("onset", "json")
-    if storage.intact(onset):
+    if storage.verify(onset):
         found = storage.load_json(onset, "jacobian/detect.py")
         kind = "status" if found["calibrated"] else "warning"
         verdict = elements.escaped(found["verdict"]).replace("\n", "<br>")
         parts.append(f'<p class="{kind}">{verdict}</p>')
     for kind, text in SPECTRUM_FIGURES.items():
-        if storage.intact(of.figure(kind)):
+        if storage.verify(of.figure(kind)):
             parts.append(elements.figure(of.figure(kind), text))
     return ["<h2>Jacobian spectrum</h2>", *parts] if parts else []
 

@@ -68,7 +68,7 @@ class Run:
     def table(self, kind, suffix="csv"):
         return self.folder / f"{kind}_w{number_text(self.w)}.{suffix}"
 
-    def begun(self):
+    def has_begun(self):
         """Whether a finished stage of the loop is there."""
         models = self.folder.glob(f"model_*_w{number_text(self.w)}.pth")
         return self.evaluation(INITIAL)[0].exists() or any(models)

@@ -140,7 +140,7 @@ def measure(paths, path, constants):
 
 def _kept(path):
     """The arrays that are there. What an earlier version measured, which was less, is set aside."""
-    kept = load(path) if storage.intact(path) else {}
+    kept = load(path) if storage.verify(path) else {}
     if kept and not set(PER_GENERATION) <= kept.keys():
         aside = path.with_name(f"{path.stem}_earlier.npz")
         storage.copy(path, aside)

@@ -158,7 +158,7 @@ def main(constants):
         units = planned(constants)
         if constants.role == "test" and not PROTOCOL.exists():
             raise UserError(f"{PROTOCOL} is missing: the loops of a test are run after it")
-        missing = [unit for unit in units if not storage.intact(unit.path)]
+        missing = [unit for unit in units if not storage.verify(unit.path)]
         n_models = sum(unit.n_models for unit in missing)
         print(
             f"study {constants.name}, {constants.role}: {len(units) - len(missing)} of "
@@ -269,7 +269,7 @@ def attempt(unit):
     """Finishes one unit; returns (unit, None), or (unit, why not): no loop stops the others."""
     with _one_thread(), _log(unit):
         try:
-            if not storage.intact(unit.path):
+            if not storage.verify(unit.path):
                 for script, words in unit.commands():
                     _call(script, words)
                 storage.save_arrays(collected(unit), unit.path)
