@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torchvision.datasets import KMNIST, MNIST, FashionMNIST
 
-from common.machine import storage
+from common.machine import records
 from common.machine.errors import UserError
 
 LIKE_MNIST = {"mnist": MNIST, "fashion_mnist": FashionMNIST, "kmnist": KMNIST}
@@ -187,4 +187,4 @@ def batches(data, batch_size, generator):
 
 def fingerprint(data):
     """A hash of LabelledImages' content."""
-    return storage.digest(*(part.numpy().tobytes() for part in data))
+    return records.digest(*(part.numpy().tobytes() for part in data))

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.loop import stages
-from common.machine import storage
+from common.machine import disk
 from common.metrics import evaluation
 from common.model import sample, train
 from common.run import plots
@@ -65,7 +65,7 @@ sample.ddpm_chain = announced(sample.ddpm_chain, "chain")
 jacobian.jacobian = announced(jacobian.jacobian, "Jacobian")
 evaluation.extract_mnist_features = announced(evaluation.extract_mnist_features, "features")
 plots.tsne = announced(plots.tsne, "t-SNE")
-storage._replace = functools.partial(write, storage._replace)
+disk.replace = functools.partial(write, disk.replace)
 stages.train_lenet = functools.partial(stages.train_lenet, n_step=100)
 
 words = sys.argv[3:] + ["+"]

@@ -15,7 +15,8 @@ from common.model.ddpm import DDPM
 from common.model.unet import ContextUnet
 from common.run.folder import Run, load_ddpm, save_images
 from common.seeds import INITIAL, Seeds
-from common.spectrum import jacobian, measure, posterior
+from common.spectrum import checkpoint, jacobian, measure, posterior
+from common.spectrum.anchors import select
 
 SCRIPT = ROOT / "jacobian" / "spectra.py"
 OPTIONS = {"dataset": "digits", "n_anchors": 10, "timesteps": [400]}
@@ -58,7 +59,7 @@ def test_the_file_holds_what_it_promises(measured):
     assert arrays["leading_vectors"].shape == (2, 1, 10, 3, 784)
     assert arrays["denoising_loss"].shape == (2, 1)
     assert all(arrays[name].shape == (2, 1, 10) for name in posterior.STATISTICS)
-    assert all(arrays[name].shape == (2, 1, measure.N_TANGENT) for name in posterior.TANGENT)
+    assert all(arrays[name].shape == (2, 1, checkpoint.N_TANGENT) for name in posterior.TANGENT)
     assert arrays["generations"].tolist() == [INITIAL, 0]
     assert arrays["t"].tolist() == [16]  # 400 of 500, at n_T = 20
     assert arrays["checkpoint_names"].tolist() == ["model_initial.pth", "model_0_w0.pth"]
@@ -74,7 +75,7 @@ def test_anchors_are_noised_test_images_of_every_class_with_their_own_labels(mea
     folder, arrays = measured
     test = load_real("digits", train=False)
     assert sorted(arrays["anchor_labels"].tolist()) == list(range(10))
-    chosen = measure.select(TEST, 0, 10)
+    chosen = select(TEST, 0, 10)
     for a in (0, 7):
         i = int(arrays["anchor_index"][a])
         assert arrays["anchor_labels"][a] == test.labels[i]
@@ -98,7 +99,7 @@ def test_tangent_statistics_are_those_of_a_dense_jacobian_and_the_classes_direct
     scikit-learn's PCA of the real training images of its class."""
     folder, arrays = measured
     ddpm, t = load_ddpm(folder / "model_0_w0.pth").double(), 16
-    held_out, h = measure.select(TEST, 0, 200, skip=10), 7
+    held_out, h = select(TEST, 0, 200, skip=10), 7
     c, eps = held_out.labels[h : h + 1], held_out.noise(t)[h].double()
     real = load_real("digits")
     pixels = real.images[real.labels == c].double().flatten(1).numpy()
@@ -139,7 +140,7 @@ def test_samples_of_the_initial_model_can_be_anchors_without_any_real_image(
     assert "measured at samples of the initial model" in capsys.readouterr().out
     arrays = measure.load(folder / "spectra_of_samples_w0.npz")
     assert str(arrays["anchors_from"]) == "samples"
-    expected = measure.select(samples, 0, 10)
+    expected = select(samples, 0, 10)
     assert arrays["anchor_index"].tolist() == expected.index.tolist()
     ddpm, t = load_ddpm(folder / "model_0_w0.pth"), 16
     x_t = arrays["alphabar"][0] ** 0.5 * expected.x_0[3] + arrays["sigma"][0] * expected.noise(t)[3]
@@ -162,14 +163,14 @@ def test_a_file_of_an_earlier_version_that_measured_less_is_kept_and_made_again(
 
 
 def test_noise_depends_on_image_and_time_and_on_nothing_else():
-    few, many = measure.select(TEST, 0, 10), measure.select(TEST, 0, 20)
+    few, many = select(TEST, 0, 10), select(TEST, 0, 20)
     assert torch.equal(few.index, many.index[:10])
     assert torch.equal(few.noise(5), many.noise(5)[:10])
     assert not torch.equal(few.noise(5), few.noise(6))
     assert not torch.equal(few.noise(5)[0], few.noise(5)[1])
-    other = measure.select(TEST, 1, 10)
+    other = select(TEST, 1, 10)
     assert not torch.equal(few.index, other.index)
-    held_out = measure.select(TEST, 0, 200, skip=10)
+    held_out = select(TEST, 0, 200, skip=10)
     assert not set(held_out.index.tolist()) & set(few.index.tolist())
 
 
@@ -196,7 +197,7 @@ def test_stopping_and_continuing_gives_the_same_file(measured, tmp_path, monkeyp
 def test_results_do_not_depend_on_other_generations(measured, tmp_path):
     _, arrays = measured
     alone = spectra_of(a_run(tmp_path, [0]))
-    for name in measure.PER_GENERATION:
+    for name in checkpoint.PER_GENERATION:
         np.testing.assert_array_equal(alone[name][0], arrays[name][1])
 
 
@@ -219,7 +220,7 @@ def test_the_dataset_is_that_of_the_runs_record(tmp_path, capsys):
     folder = a_run(tmp_path, [0])
     storage.save_json({"constants": {"dataset": "digits"}}, folder / "run_w0.json")
     arrays = spectra_of(folder, dataset="mnist")
-    expected = measure.select(TEST, 0, 10).index.tolist()
+    expected = select(TEST, 0, 10).index.tolist()
     assert arrays["anchor_index"].tolist() == expected
     assert (str(arrays["dataset"]), int(arrays["seed"]), int(arrays["n_held_out"])) == (
         "digits",

@@ -25,9 +25,9 @@ from tiny import (
     run_script,
 )
 
-from common.data import load_real
-from common.loop import loop, stages
-from common.machine import storage
+from common.data import fingerprint, load_real
+from common.loop import stages
+from common.machine import disk, storage
 from common.machine.errors import UserError
 from common.metrics import evaluation
 from common.model import train
@@ -83,7 +83,7 @@ def finished(tmp_path_factory):
         short = functools.partial(stages.train_lenet, n_step=200)
         patched.setattr(stages, "train_lenet", short)
         real = load_real("digits")
-        stages.train_feature_network(Run(folder, 0), constants, real, loop._fingerprint(real))
+        stages.train_feature_network(Run(folder, 0), constants, real, fingerprint(real))
         initialmain(folder)
         main(folder, generation_number=1)
         spectra(folder)
@@ -189,7 +189,7 @@ def test_every_write_that_the_disk_refuses_is_one_line(finished, tmp_path, monke
     """A full, a read-only and a forbidden folder, at each kind of file in turn."""
     for suffix in ("model_1_w0.pth", "metrics_w0.csv", "grid_1_w0.png", "gen_data_with_w1_w0"):
         folder = copied(finished, tmp_path / suffix)
-        whole = storage._replace
+        whole = disk.replace
 
         def refused(path, content, suffix=suffix, whole=whole):
             if path.name == suffix:
@@ -197,7 +197,7 @@ def test_every_write_that_the_disk_refuses_is_one_line(finished, tmp_path, monke
             whole(path, content)
 
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "_replace", refused)
+            patch.setattr(disk, "replace", refused)
             with pytest.raises(SystemExit) as stopped:
                 main(folder)
         line = str(stopped.value.code)
@@ -212,7 +212,7 @@ def test_a_disk_that_takes_nothing_from_then_on_ends_in_the_first_error(
     finished, tmp_path, monkeypatch
 ):
     """Why the loop stopped cannot be noted then either."""
-    folder, whole, full = copied(finished, tmp_path / "run"), storage._replace, []
+    folder, whole, full = copied(finished, tmp_path / "run"), disk.replace, []
 
     def refused(path, content):
         if full or path.name == "model_1_w0.pth":
@@ -220,7 +220,7 @@ def test_a_disk_that_takes_nothing_from_then_on_ends_in_the_first_error(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         whole(path, content)
 
-    monkeypatch.setattr(storage, "_replace", refused)
+    monkeypatch.setattr(disk, "replace", refused)
     with pytest.raises(SystemExit, match="cannot write .*model_1_w0.pth: No space left"):
         main(folder)
     assert len(full) > 1

@@ -13,7 +13,7 @@ from common.machine import storage
 from common.run import embedding, plots, style
 from common.run.folder import Run, control_rows
 from common.seeds import INITIAL
-from common.spectrum import compare, figures, measure
+from common.spectrum import checkpoint, compare, figures, measure
 
 FLOOR = {"real": "training images against 750 others", "N": "750", "fid": "2", "density": "1"}
 FLOOR |= dict.fromkeys(("precision", "recall", "coverage"), "0.9")
@@ -244,7 +244,7 @@ def test_statistics_are_drawn_once_each_against_what_controls_span(spectra):
 def of_generations(arrays, n):
     """The same arrays with n generations after the initial one."""
     index = np.minimum(np.arange(n + 1), len(arrays["generations"]) - 1)
-    made = {k: v[index] if k in measure.PER_GENERATION else v for k, v in arrays.items()}
+    made = {k: v[index] if k in checkpoint.PER_GENERATION else v for k, v in arrays.items()}
     return {**made, "generations": np.arange(-1, n)}
 
 
@@ -282,7 +282,7 @@ def test_a_removed_figure_leaves_no_pdf(tmp_path):
     path = Run(tmp_path, 0.25).figure("tsne", 1)
     storage.save_figure(plots.fid(made_rows(1), LONG, FLOOR), path)
     assert path.with_suffix(".pdf").exists()
-    storage.remove(path)
+    storage.delete(path)
     assert not any(file.is_file() for file in tmp_path.rglob("*"))
 
 

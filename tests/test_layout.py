@@ -117,7 +117,7 @@ def test_imports_point_one_way():
 def test_run_time_packages_are_the_seven_of_requirements_and_what_they_bring():
     names = {"torch", "torchvision", "numpy", "scipy", "sklearn", "matplotlib", "tqdm"}
     names |= {"joblib", "threadpoolctl"}  # both come with scikit-learn
-    names |= {"jinja2"}  # comes with torch
+    names |= {"jinja2", "filelock"}  # both come with torch
     listed = re.findall(r"^[\w-]+", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M)
     assert {name.replace("scikit-learn", "sklearn") for name in listed} == names
     local = {path.stem for path in ROOT.rglob("*.py")} | {"common"}

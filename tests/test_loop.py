@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -27,14 +28,15 @@ from tiny import (
 from common import data
 from common.data import load_real
 from common.detect import streams
-from common.loop import loop, scenarios, stages
-from common.machine import storage
+from common.loop import loop, scenarios, sources, stages
+from common.machine import records, storage
 from common.machine.errors import UserError
 from common.metrics import evaluation
 from common.metrics.fid import calculate_frechet_distance, feature_statistics
 from common.metrics.lenet import accuracy, extract_mnist_features
 from common.model import sample, train
-from common.model.sample import generate_samples
+from common.model.sample import Sampling, generate_samples
+from common.model.unet import ContextUnet
 from common.run.folder import Run, guidance_weights, load_ddpm, load_images, load_lenet
 from common.seeds import INITIAL, Seeds
 from common.spectrum import measure
@@ -98,7 +100,7 @@ def test_running_again_does_nothing_and_says_so(finished, capsys):
 
 def test_the_saved_models_are_the_ones_that_were_sampled(finished, tmp_path):
     """Each generation's files are samples of that generation's checkpoint: none of another."""
-    constants = {"max_c": 30, "save_every": 1e9, "partial_path": tmp_path / "part", "name": "test"}
+    options = {"save_every": 1e9, "partial_path": tmp_path / "part", "name": "test"}
     for generation in (INITIAL, 0, 1):
         files = Run(finished, 0)
         ddpm = load_ddpm(files.model(generation))
@@ -108,23 +110,42 @@ def test_the_saved_models_are_the_ones_that_were_sampled(finished, tmp_path):
             (TINY_MAIN["N_eval"], files.evaluation(generation), "evaluation"),
             (TINY_MAIN["N_next"], files.samples(generation), "samples"),
         ):
-            data = generate_samples(ddpm, n, 0, seeds=seeds, stage=stage, **constants)
+            how = Sampling(max_c=30)
+            data = generate_samples(ddpm, n, 0, how, seeds=seeds, stage=stage, **options)
             assert torch.equal(data.images, torch.load(paths[0], weights_only=True))
+
+
+def test_from_a_generation_to_the_network_are_few_frames(finished, tmp_path, monkeypatch):
+    """Who follows the sampling in a debugger sees what each of them is for."""
+    folder = copied(finished, tmp_path / "run", leave_out=["gen_data_without_w0_w0"])
+
+    def stops(*arguments):
+        names = [frame.name for frame in traceback.extract_stack()]
+        frames.extend(names[names.index("_generation") :])
+        raise KeyboardInterrupt
+
+    frames = []
+    monkeypatch.setattr(ContextUnet, "predicted", stops)
+    with pytest.raises(SystemExit):
+        main(folder)
+    assert "generate_samples" in frames and len(frames) - 1 <= 8, frames
 
 
 def test_the_constants_choose_the_sampler(initial, tmp_path):
     folder = copied(initial, tmp_path / "run")
     chosen = {"sampler": "ddim", "sample_steps": 3, "fast": False}
     main(folder, generation_number=1, **chosen)
-    files, constants = Run(folder, 0), {"max_c": 30, "save_every": 1e9, "name": "test", **chosen}
+    files = Run(folder, 0)
     data = generate_samples(
         load_ddpm(files.model(0)),
         TINY_MAIN["N_eval"],
         0,
+        Sampling(max_c=30, **chosen),
         seeds=Seeds(0, "FullSynthetic", 0, 0),
         stage="evaluation",
         partial_path=tmp_path / "part",
-        **constants,
+        save_every=1e9,
+        name="test",
     )
     assert torch.equal(data.images, load_images(files.evaluation(0)).images)
 
@@ -485,8 +506,8 @@ def test_what_was_made_from_a_model_that_is_there_no_more_is_made_again(finished
 def test_partial_samples_of_another_model_are_not_continued(initial, finished, tmp_path):
     folder = copied(finished, tmp_path / "run", leave_out=["*_data_without_w0_w0", "metrics*"])
     files = Run(folder, 0)
-    part = stages.partial(files.evaluation(0)[0])
-    storage.note_source(part, "another model")
+    part = sources.partial(files.evaluation(0)[0])
+    records.save_source(part, "another model")
     storage.save(torch.zeros(30, 1, 28, 28, dtype=torch.uint8), part)
     main(folder)
     assert hashes(folder)["gen_data_without_w0_w0"] == hashes(finished)["gen_data_without_w0_w0"]
@@ -669,7 +690,7 @@ def test_a_new_folder_beside_one_that_binds_gets_no_record_of_other_constants(in
         initialmain(old, save_dirs=[new, old], n_epoch=3)
     initialmain(old, save_dirs=[new, old])
     for name in ("model_initial.pth", "gen_data_with_w_initial_w0"):  # it knows their sources too
-        assert storage.noted(new / name) == storage.noted(old / name) is not None
+        assert records.source_of(new / name) == records.source_of(old / name) is not None
 
 
 def test_two_folders_continue_with_another_batch_size_and_more_weights(initial, tmp_path):

@@ -65,7 +65,7 @@ def test_a_run_of_two_processes_goes_from_the_start_to_the_end(tmp_path):
     """Training too: to a loss near that of one process, whose BatchNorm sees whole batches."""
     folder, alone = tmp_path / "run", tmp_path / "alone"
     initialmain(alone)
-    storage.write(folder / "prmodel.pth", (alone / "prmodel.pth").read_bytes())
+    storage.save_bytes((alone / "prmodel.pth").read_bytes(), folder / "prmodel.pth")
     for script, constants in (
         (FULL / "initialmain.py", {**TINY_INITIAL, "save_dirs": folder}),
         (FULL / "main.py", {**TINY_MAIN, "save_dir": folder}),
@@ -84,23 +84,23 @@ def test_a_run_of_two_processes_goes_from_the_start_to_the_end(tmp_path):
 SWITCHES = f"""
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 sys.path.insert(0, {str(ROOT)!r})
 import torch
 
-from common import loop, processes
+from common.machine import device, processes
 
 
+@processes.shared
 def switches():
     mine = processes.rank(), torch.are_deterministic_algorithms_enabled()
-    return processes.gathered(lambda: mine)
+    return processes.gathered(mine)
 
 
 @processes.led
 def main(path):
-    loop._use_device(SimpleNamespace(deterministic=True))
-    path.write_text(repr(processes.together(switches)))
+    device.use(deterministic=True)
+    path.write_text(repr(switches()))
 
 
 main(Path(sys.argv[1]))
@@ -125,7 +125,7 @@ sys.path.insert(0, {str(ROOT)!r})
 import torch
 from torch import nn
 
-from common import processes, storage
+from common.machine import processes, storage
 from common.data import load_real
 from common.model.ddpm import DDPM
 from common.seeds import Seeds
@@ -133,8 +133,8 @@ from common.model.train import Training, train_ddpm
 from common.model.unet import ContextUnet, ResidualConvBlock
 
 
-@processes.led
-def main(folder):
+@processes.shared
+def trained(folder):
     seeds = Seeds(5, "tests")
     ddpm = seeds.initialised(lambda: DDPM(ContextUnet(1, 8), (1e-4, 0.5), 8)).double()
     for block in ddpm.modules():
@@ -144,7 +144,12 @@ def main(folder):
         ddpm, load_real("digits").subset(slice(67)), Training(2, 33, 1e-3), seeds=seeds,
         state_path=folder / "state", losses_path=folder / "losses", save_every=0, name="test",
     )
-    storage.save({{"model": ddpm.state_dict(), "losses": losses}}, folder / "trained")
+    return {{"model": ddpm.state_dict(), "losses": losses}}
+
+
+@processes.led
+def main(folder):
+    storage.save(trained(folder), folder / "trained")
 
 
 main(Path(sys.argv[1]))
@@ -169,11 +174,27 @@ def test_processes_share_a_batch_without_changing_its_gradient(tmp_path, n):
         torch.testing.assert_close(value, ends[1]["model"][key], rtol=0, atol=1e-5)
 
 
-def test_an_error_in_one_line_ends_all_processes(finished, tmp_path):
-    folder = copied(finished, tmp_path / "run", leave_out=["prmodel.pth"])
+def remove_the_feature_network(folder):
+    (folder / "prmodel.pth").unlink()
+    return "prmodel.pth is missing in"
+
+
+def spoil_a_model(folder):
+    """Which is noticed when all processes are to sample from it."""
+    path = Run(folder, 0).model(0)
+    state = storage.load(path)
+    state["nn_model.out.3.bias"] *= np.nan
+    storage.save(state, path)
+    return f"{path} does not fit"
+
+
+@pytest.mark.parametrize("fault", [remove_the_feature_network, spoil_a_model])
+def test_an_error_in_one_line_ends_all_processes(finished, tmp_path, fault):
+    folder = copied(finished, tmp_path / "run")
+    said = fault(folder)
     done = torchrun(2, FULL / "main.py", **TINY_MAIN, save_dir=folder)
     assert done.returncode != 0
-    assert done.stderr.count("error: prmodel.pth is missing in") == 1
+    assert done.stderr.count(f"error: {said}") == 1
 
 
 def test_parts_cover_the_rows_and_weights_make_the_mean(monkeypatch):

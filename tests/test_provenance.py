@@ -14,6 +14,7 @@ from common.machine.errors import Refusal
 from common.run import provenance
 from common.run.folder import Run
 from common.spectrum import compare, measure
+from common.spectrum.anchors import select
 
 DETECT, COMPARE, SPECTRA = (
     ROOT / "jacobian" / f"{name}.py" for name in ("detect", "compare", "spectra")
@@ -383,7 +384,7 @@ def test_real_runs_belong_together_and_are_measured_on_their_own_dataset(initial
         measured = {"run_dir": each, "n_anchors": 10, "timesteps": [400]}
         measure.main(constants_of(SPECTRA, **measured))
         arrays = measure.load(each / "spectra_w0.npz")
-        digits = measure.select(load_real("digits", train=False), 0, 10)
+        digits = select(load_real("digits", train=False), 0, 10)
         assert arrays["anchor_index"].tolist() == digits.index.tolist()
         assert (str(arrays["dataset"]), int(arrays["n_held_out"])) == ("digits", 200)
     done = run_script(DETECT, runs=[folder], controls=controls, primary_t=400)

@@ -471,9 +471,9 @@ def test_twenty_generations_of_ten_thousand_samples_are_small_and_quick(finished
         storage.save(images, run.evaluation(g)[0])
         storage.save(torch.arange(10_000) % 10, run.evaluation(g)[1])
         for ours, source in zip(run.strip(g), run.strip(INITIAL), strict=True):
-            storage.write(ours, source.read_bytes())
+            storage.save_bytes(source.read_bytes(), ours)
         padding = numbers.bytes(220_000 - len(tsne))
-        storage.write(run.figure("tsne", g), tsne + padding)
+        storage.save_bytes(tsne + padding, run.figure("tsne", g))
         rows.append({**first, "generation": g})
     run.save_metrics(rows)
     started = time.perf_counter()

@@ -8,6 +8,7 @@ from common.data import quantised
 from common.model.ddpm import DDPM
 from common.model.sample import (
     BlockNoise,
+    Sampling,
     balanced_labels,
     ddim_chain,
     ddpm_chain,
@@ -49,13 +50,12 @@ def sample(ddpm, n, tmp_path, w=0, max_c=100, save_every=1e9, seeds=None, **how)
         ddpm,
         n,
         w,
-        max_c=max_c,
+        Sampling(max_c, **how),
         seeds=seeds or Seeds(0, "tests", w, 4),
         stage="samples",
         partial_path=tmp_path / "part",
         save_every=save_every,
         name="test",
-        **how,
     )
 
 
@@ -350,11 +350,11 @@ def stopped_and_continued(ddpm, tmp_path, monkeypatch, w=0, **how):
     batches, name = [], f"{how.get('sampler', 'ddpm')}_chain"
     chain = globals()[name]
 
-    def stops_in_the_third_batch(*arguments):
+    def stops_in_the_third_batch(*arguments, **options):
         batches.append(1)
         if len(batches) == 3:
             raise KeyboardInterrupt
-        return chain(*arguments)
+        return chain(*arguments, **options)
 
     monkeypatch.setattr(f"common.model.sample.{name}", stops_in_the_third_batch)
     with pytest.raises(KeyboardInterrupt):

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from common.machine import storage
+from common.machine import records, storage
 from common.machine.errors import UserError
 
 # Atomic files
@@ -38,7 +38,7 @@ def test_a_write_that_stops_midway_leaves_the_old_file_alone(tmp_path, monkeypat
     with monkeypatch.context() as patch, pytest.raises(error):
         patch.setattr(os, at, stops)
         storage.save_text("new", path)
-    assert storage.read(path) == b"old" and leftovers(tmp_path) == ["file"]
+    assert storage.load_bytes(path) == b"old" and leftovers(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file_alone(tmp_path, monkeyp
         patch.setattr(os, "fsync", fails)
         storage.save_text("new", path)
     assert str(stopped.value) == f"cannot write {path}: {said}"
-    assert storage.read(path) == b"old" and leftovers(tmp_path) == ["file"]
+    assert storage.load_bytes(path) == b"old" and leftovers(tmp_path) == ["file"]
 
 
 def test_the_file_is_not_there_before_it_is_whole(tmp_path, monkeypatch):
@@ -71,7 +71,7 @@ def test_the_file_is_not_there_before_it_is_whole(tmp_path, monkeypatch):
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", replaced)
-    storage.write(path, b"whole")
+    storage.save_bytes(b"whole", path)
     assert seen[-1] == ("file", False, b"whole")
     assert path.read_bytes() == b"whole" and leftovers(path.parent) == ["file"]
 
@@ -104,35 +104,35 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_file_that_is_not_what_was_written_is_not_read(tmp_path, damage):
     path = tmp_path / "model_0_w0.pth"
-    storage.write(path, b"what was written")
+    storage.save_bytes(b"what was written", path)
     path.write_bytes(DAMAGES[damage](b"what was written"))
     with pytest.raises(UserError) as stopped:
-        storage.read(path, "main.py")
+        storage.load_bytes(path, "main.py")
     said = str(stopped.value)
     assert said.startswith(f"{path} is damaged or was replaced: run main.py again")
     (tmp_path / "hashes" / "model_0_w0.pth.sha256").unlink()  # as the line says
-    assert said.endswith(".sha256") and storage.read(path) == path.read_bytes()
+    assert said.endswith(".sha256") and storage.load_bytes(path) == path.read_bytes()
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_kept_aside_once_and_again(tmp_path, capsys, damage):
     path = tmp_path / "file"
     for name in ("file.damaged", "file.damaged2"):
-        storage.write(path, b"what was written")
-        assert storage.intact(path) and capsys.readouterr().out == ""
+        storage.save_bytes(b"what was written", path)
+        assert storage.verify(path) and capsys.readouterr().out == ""
         path.write_bytes(DAMAGES[damage](b"what was written"))
-        assert not storage.intact(path) and not path.exists()
+        assert not storage.verify(path) and not path.exists()
         assert (tmp_path / name).read_bytes() == DAMAGES[damage](b"what was written")
         assert capsys.readouterr().out == (
             f"note: file is damaged or was replaced; kept as {name} in {tmp_path}\n"
         )
-    assert not storage.intact(path)
+    assert not storage.verify(path)
 
 
 def test_a_file_of_other_code_has_no_hash_and_is_taken_as_it_is(tmp_path):
     (tmp_path / "prmodel.pth").write_bytes(b"theirs")
-    assert storage.intact(tmp_path / "prmodel.pth")
-    assert storage.read(tmp_path / "prmodel.pth") == b"theirs"
+    assert storage.verify(tmp_path / "prmodel.pth")
+    assert storage.load_bytes(tmp_path / "prmodel.pth") == b"theirs"
 
 
 @pytest.mark.parametrize("first", [1, 2, 3])
@@ -143,7 +143,7 @@ def test_stops_between_hash_and_file_leave_a_pair_that_fits(
 ):
     """A write replaces the hash, the file, and the hash again; two in a row stop before one."""
     path, replace = tmp_path / "metrics.csv", os.replace
-    storage.write(path, b"old")
+    storage.save_bytes(b"old", path)
     now = b"old"
     for content, dies_at in zip(contents, (first, second), strict=True):
         calls = []
@@ -156,11 +156,11 @@ def test_stops_between_hash_and_file_leave_a_pair_that_fits(
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(os, "replace", dies)
-            storage.write(path, content)
+            storage.save_bytes(content, path)
         now = content if dies_at == 3 else now
-        assert storage.read(path) == now
-    storage.write(path, b"newest")
-    assert storage.read(path) == b"newest"
+        assert storage.load_bytes(path) == now
+    storage.save_bytes(b"newest", path)
+    assert storage.load_bytes(path) == b"newest"
 
 
 def test_a_path_is_shown_relative_to_the_current_folder_where_that_is_shorter(
@@ -175,19 +175,19 @@ def test_a_path_is_shown_relative_to_the_current_folder_where_that_is_shorter(
 
 def test_a_removed_file_leaves_nothing_behind(tmp_path):
     path = tmp_path / "gen_data_with_w0_w0.part"
-    storage.write(path, b"images")
+    storage.save_bytes(b"images", path)
     for left_by_a_kill in (path, tmp_path / "hashes" / f"{path.name}.sha256"):
         left_by_a_kill.with_name(left_by_a_kill.name + ".tmp").write_bytes(b"half")
-    storage.remove(path)
+    storage.delete(path)
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
 
 
 def test_an_older_version_of_a_file_is_not_taken_for_the_newest(tmp_path):
     path = tmp_path / "metrics.csv"
-    storage.write(path, b"old")
-    storage.write(path, b"new")
+    storage.save_bytes(b"old", path)
+    storage.save_bytes(b"new", path)
     path.write_bytes(b"old")
-    assert not storage.intact(path)
+    assert not storage.verify(path)
 
 
 # Locks
@@ -195,7 +195,7 @@ def test_an_older_version_of_a_file_is_not_taken_for_the_newest(tmp_path):
 HOLDER = """
 import sys
 from pathlib import Path
-from common import storage
+from common.machine import storage
 with storage.lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -206,7 +206,7 @@ def test_a_lock_keeps_others_out_until_its_process_ends_however_it_ends(tmp_path
     path = tmp_path / "run_w0.lock"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(storage.__file__).parents[1],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(storage.__file__).parents[2],
     )  # fmt: skip
     try:
         assert holder.stdout.readline() == b"held" + os.linesep.encode()
@@ -405,7 +405,7 @@ def test_equal_figures_are_equal_files(tmp_path):
 def test_a_digest_is_that_of_the_bytes_in_a_row(tmp_path):
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
     (tmp_path / "abc").write_bytes(b"abc")
-    assert storage.sha256(tmp_path / "abc") == storage.digest(b"a", b"", b"bc") == expected
+    assert storage.sha256(tmp_path / "abc") == records.digest(b"a", b"", b"bc") == expected
 
 
 # What cannot be read, and what was made from what
@@ -415,56 +415,56 @@ def test_a_digest_is_that_of_the_bytes_in_a_row(tmp_path):
 def test_a_file_that_cannot_be_read_for_a_moment_is_not_damaged(tmp_path, monkeypatch, number):
     """Permissions, a network disk, Windows' sharing violation: one line, and nothing is touched."""
     path = tmp_path / "file"
-    storage.write(path, b"content")
+    storage.save_bytes(b"content", path)
 
     def refused(self):
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "read_bytes", refused)
-        for function in (storage.intact, storage.read, storage.sha256):
+        for function in (storage.verify, storage.load_bytes, storage.sha256):
             with pytest.raises(UserError, match=f"cannot read .*file: {os.strerror(number)}; when"):
                 function(path)
-    assert storage.intact(path) and storage.read(path) == b"content"
+    assert storage.verify(path) and storage.load_bytes(path) == b"content"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "hashes"]
 
 
 def test_a_source_is_noted_before_the_file_and_goes_with_it(tmp_path):
     path = tmp_path / "file"
-    assert storage.is_from(path, "a")  # nothing is known
-    storage.note_source(path, "a")
-    assert storage.is_from(path, "a") and not storage.is_from(path, "b")
-    storage.write(path, b"content")
-    assert storage.is_from(path, "a") and storage.intact(path)
-    storage.remove(path)
-    assert storage.is_from(path, "b") and not any((tmp_path / "hashes").iterdir())
+    assert records.is_from(path, "a")  # nothing is known
+    records.save_source(path, "a")
+    assert records.is_from(path, "a") and not records.is_from(path, "b")
+    storage.save_bytes(b"content", path)
+    assert records.is_from(path, "a") and storage.verify(path)
+    storage.delete(path)
+    assert records.is_from(path, "b") and not any((tmp_path / "hashes").iterdir())
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EBUSY])
 def test_a_file_that_cannot_be_deleted_is_one_line(tmp_path, monkeypatch, number):
     path = tmp_path / "gen_data_with_w0_w0"
-    storage.write(path, b"content")
+    storage.save_bytes(b"content", path)
 
     def refused(self, missing_ok=False):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "unlink", refused)
     with pytest.raises(UserError, match=f"cannot delete .*w0_w0: {os.strerror(number)}"):
-        storage.remove(path)
+        storage.delete(path)
 
 
 def test_a_copy_knows_what_it_was_made_from(tmp_path):
     path, target = tmp_path / "a" / "file", tmp_path / "b" / "file"
-    storage.note_source(path, "model")
-    storage.write(path, b"content")
+    records.save_source(path, "model")
+    storage.save_bytes(b"content", path)
     storage.copy(path, target)
-    assert storage.read(target) == b"content" and storage.noted(target) == "model"
-    assert storage.recorded(target) == storage.sha256(path)
+    assert storage.load_bytes(target) == b"content" and records.source_of(target) == "model"
+    assert records.hash_of(target) == storage.sha256(path)
 
 
 def test_the_hash_of_a_file_outlives_its_damage(tmp_path):
     path = tmp_path / "file"
-    assert storage.recorded(path) is None
-    storage.write(path, b"content")
+    assert records.hash_of(path) is None
+    storage.save_bytes(b"content", path)
     path.write_bytes(b"damaged")
-    assert storage.recorded(path) == storage.digest(b"content")
+    assert records.hash_of(path) == records.digest(b"content")

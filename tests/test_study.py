@@ -170,7 +170,7 @@ def test_a_dry_run_prints_commands_and_a_time_and_runs_nothing(tmp_path, capsys)
 def test_a_loop_that_fails_is_named_and_one_that_is_done_is_left_alone(tmp_path, capsys):
     found = constants(tmp_path, arms=["full", "control"], loops=[1, 1])
     first, second = arms.planned(found)
-    storage.write(second.path, b"done")
+    storage.save_bytes(b"done", second.path)
     made = {"constants": {"seed": 5}, "inputs": {}}
     storage.save_json(made, first.home / "run_initial.json")
     (first.home / "model_initial.pth").write_bytes(b"not a model")

@@ -17,7 +17,7 @@ from common.loop import initial, loop, stages
 from common.machine import storage
 from common.metrics.fid import calculate_frechet_distance, feature_statistics
 from common.metrics.lenet import extract_mnist_features, train_lenet
-from common.model.sample import generate_samples
+from common.model.sample import Sampling, generate_samples
 from common.run.folder import Run, load_ddpm, load_images, load_lenet
 from common.seeds import Seeds
 
@@ -103,9 +103,9 @@ def consistent(folder, generations, tmp_path, trained=(0, 1)):
             assert torch.cat([each.float() for each in changes]).mean() < 5e-5  # threads: 1e-5
         for paths, stage in ((files.evaluation(g), "evaluation"), (files.samples(g), "samples")):
             found = load_images(paths).images
-            how = {"max_c": 30, "save_every": 1e9, "name": "test"}
+            how = {"partial_path": tmp_path / "part", "save_every": 1e9, "name": "test"}
             expected = generate_samples(
-                ddpm, len(found), 0, seeds=seeds, stage=stage, partial_path=tmp_path / "part", **how
+                ddpm, len(found), 0, Sampling(max_c=30), seeds=seeds, stage=stage, **how
             )
             assert (found.int() - expected.images.int()).abs().max() <= 1
         images, _ = load_images(files.evaluation(g))

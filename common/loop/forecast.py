@@ -6,7 +6,7 @@ import torch
 
 from common.machine import processes
 from common.model.ddpm import DDPM
-from common.model.sample import fast_eps, plain_eps, predictions
+from common.model.sample import Sampling, fast_eps, plain_eps, predictions
 from common.model.train import Training
 from common.model.unet import ContextUnet
 from common.spectrum.jacobian import jacobian
@@ -26,7 +26,7 @@ def announce_work(name, constants, n_images, n_generations, n_more=0):
         f"and {passes:,} passes of an image through {parameters:,} parameters to sample"
     )
     seconds = n_generations * generation_seconds(constants, n_images)
-    seconds += n_more * _steps(constants) * _pass(ddpm, constants)
+    seconds += n_more * Sampling.of(constants).steps(constants.n_T) * _pass(ddpm, constants)
     print(f"{name}: about {duration(seconds)} of training and sampling")
 
 
@@ -63,11 +63,7 @@ def _passes(constants):
     w = getattr(constants, "w", 0)
     n_next = getattr(constants, "N_next", getattr(constants, "N_with_w", 0))
     n_next = 0 if getattr(constants, "control", False) else predictions(n_next, w)
-    return (n_next + getattr(constants, "N_eval", 0)) * _steps(constants)
-
-
-def _steps(constants):
-    return constants.sample_steps if constants.sampler == "ddim" else constants.n_T
+    return (n_next + getattr(constants, "N_eval", 0)) * Sampling.of(constants).steps(constants.n_T)
 
 
 def _step(ddpm, constants):

@@ -3,11 +3,11 @@
 import contextlib
 
 from common.data import fingerprint, load_real
-from common.loop import scenarios, stages
+from common.loop import scenarios, sources, stages
 from common.loop.forecast import announce_work
 from common.machine import device, processes, storage
 from common.machine.errors import one_line
-from common.run.folder import Run
+from common.run.folder import Run, model_name
 from common.run.record import save_record
 from common.seeds import INITIAL, Seeds
 from common.settings import number_text
@@ -37,19 +37,20 @@ def main(constants):
             save_record(record, constants, name, {"dataset": source}, begun)
         stages.train_feature_network(Run(home, 0), constants, real, source)
         seeds = Seeds(constants.seed, name)
-        if stages.is_trained(Run(home, 0), INITIAL, source):
+        if sources.reuse_model(Run(home, 0), INITIAL, source):
             print("model_initial.pth is there: going on to its samples")
         else:
             data = scenarios.training_set_of(constants.script.parent)(
                 INITIAL, real, None, constants, seeds
             )
-            announce_work(stages.INITIAL_MODEL, constants, len(data.labels), 1)
+            announce_work(model_name(INITIAL), constants, len(data.labels), 1)
             stages.train(Run(home, 0), INITIAL, data, constants, seeds, source)
         for w in constants.Wall:
-            files, seeds = Run(home, w), Seeds(constants.seed, name, w)
-            stages.adopt(files, INITIAL, [])
-            n, paths = constants.N_with_w, files.samples(INITIAL)
-            stages.sample(files, INITIAL, paths, n, w, "samples", constants, seeds)
+            run, seeds = Run(home, w), Seeds(constants.seed, name, w)
+            sources.adopt(run, INITIAL, [])
+            n, files = constants.N_with_w, run.samples(INITIAL)
+            if not sources.reuse_samples(run, INITIAL, files):
+                stages.sample(run, INITIAL, files, n, w, "samples", constants, seeds)
 
         for folder in others:
             scenarios.share(names, home, folder)

@@ -22,9 +22,9 @@ def training_set_of(folder):
 def share(names, source, target):
     """Copies these files of the folder source to target; those that are there must be the same."""
     for name in names:
-        if not storage.intact(source / name):
+        if not storage.verify(source / name):
             continue
-        if not storage.intact(target / name):
+        if not storage.verify(target / name):
             storage.copy(source / name, target / name)
         elif storage.sha256(source / name) != storage.sha256(target / name):
             raise UserError(f"{name} differs between {source} and {target}: keep one of the two")

@@ -11,7 +11,7 @@ from common.machine import processes
 
 def use(deterministic):
     """Announces the device, and sets it up in every process."""
-    processes.together(set_up, deterministic)
+    set_up(deterministic)
     if processes.device().type == "cuda":
         print(f"device: {torch.cuda.get_device_name()}")
     else:
@@ -19,9 +19,10 @@ def use(deterministic):
         print(f"device: CPU, {threads} thread{'' if threads == 1 else 's'}")
 
 
+@processes.shared
 def set_up(deterministic):
-    """TF32 on CUDA, and with `deterministic` only kernels that repeat their results bit for bit.
-    For each process that computes."""
+    """TF32 on CUDA, and with `deterministic` only kernels that repeat their results bit for bit,
+    in every process."""
     allow_tf32()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS needs it
     torch.use_deterministic_algorithms(deterministic)

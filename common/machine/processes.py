@@ -1,7 +1,8 @@
 """One process, or several that `torchrun` started, on one machine or on more.
 
-The first process runs the script as if it were alone. The others wait, and take part in what
-`together` hands out: training, sampling, Jacobians. Only the first reads and writes files.
+The first process runs the script as if it were alone: what is done and what is in files, it alone
+decides and writes. A call of what is `shared` (training, sampling, Jacobians) is a call in every
+process; inside, each does its part, and `first` tells all of them what the first one reads.
 """
 
 import contextlib
@@ -11,13 +12,14 @@ import os
 
 import torch
 import torch.distributed as dist
+import torchvision  # noqa: F401  imported late, processes sometimes abort at their end
 from torch import nn
 
 from common.machine.errors import UserError
 
 
 def led(main):
-    """Makes main(...) of a script run in the first process while the others wait for work."""
+    """Makes main(...) of a script run in the first process; the others wait for shared calls."""
 
     @functools.wraps(main)
     def run(*arguments):
@@ -31,6 +33,36 @@ def led(main):
             dist.destroy_process_group()
 
     return run
+
+
+def shared(function):
+    """Makes a call of a module's function in the first process one in every process, but not within
+    another. Tensors among the arguments are on the CPU."""
+
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        if count() > 1 and rank() == 0:
+            dist.broadcast_object_list([(call, arguments, options)])
+        return function(*arguments, **options)
+
+    return call
+
+
+def first(work):
+    """What work() returns in the first process, in all of them; a UserError in it, too. Only for
+    what is shared: work() reads files, or decides."""
+    if count() == 1:
+        return work()
+    box = [None]
+    if rank() == 0:
+        try:
+            box = [work()]
+        except UserError as error:
+            box = [error]
+    dist.broadcast_object_list(box)
+    if isinstance(box[0], UserError):
+        raise box[0]
+    return box[0]
 
 
 def count():
@@ -48,16 +80,6 @@ def device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def together(function, *arguments, **options):
-    """function(*arguments, **options) in every process; returns what the first one's returns.
-
-    All tensors must be on the CPU, and function one of a module. For the first process only.
-    """
-    if count() > 1:
-        dist.broadcast_object_list([(function, arguments, options)])
-    return function(*arguments, **options)
-
-
 def share(n):
     """This process's part of n rows (a slice), and the weight of its mean such that the average of
     the weighted means over the processes is the mean of all rows. Parts are equal within one; where
@@ -68,20 +90,12 @@ def share(n):
     return slice(start, stop), (stop - start) * count() / n
 
 
-def gathered(work):
-    """[work() of each process], in each of them. A UserError in one of them is raised in all."""
-    try:
-        mine = work()
-    except UserError as error:
-        mine = error
-    results = [mine]
+def gathered(value):
+    """[the value of each process], in each of them."""
+    values = [value] * count()
     if count() > 1:
-        results = [None] * count()
-        dist.all_gather_object(results, mine)
-    for result in results:
-        if isinstance(result, UserError):
-            raise result
-    return results
+        dist.all_gather_object(values, value)
+    return values
 
 
 def averaged(values):
@@ -120,6 +134,6 @@ def _serve():
         if box[0] is None:
             dist.destroy_process_group()
             return
-        function, arguments, options = box[0]
+        call, arguments, options = box[0]
         with contextlib.suppress(UserError):  # the first process says it
-            function(*arguments, **options)
+            call(*arguments, **options)

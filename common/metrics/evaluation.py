@@ -34,7 +34,7 @@ def reference(real, lenet, n_ref, path, key):
     key = {**key, "N_ref": n_ref} if n_ref else key
     chosen = _balanced(real, n_ref) if n_ref else slice(None)
     with storage.lock(path.with_suffix(".lock"), wait=True):  # other weights' loops too
-        if storage.intact(path):
+        if storage.verify(path):
             saved = storage.load(path, "main.py")
             if saved["key"] == key:
                 features, radii = saved["features"], saved["radii"]

@@ -2,8 +2,10 @@
 
 import copy
 import functools
+import itertools
 import math
 import time
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -63,12 +65,13 @@ def fast_eps(ddpm, c, w, predicted=None):
     hidden = torch.arange(passes, device=c.device).repeat_interleave(len(c))
     size = CPU_ROWS if c.device.type == "cpu" else len(hidden)
     predicted = predicted or network.predicted
-    contexts = [part.split(size) for part in network.context(c.repeat(passes), hidden)]
+    contexts = (part.split(size) for part in network.context(c.repeat(passes), hidden))
+    contexts = list(zip(*contexts, strict=True))
 
     def eps(x_t, t):
         time = network.time(torch.full((1,), t, device=c.device) / ddpm.n_T)
-        parts = zip(x_t.repeat(passes, 1, 1, 1).split(size), *contexts, strict=True)
-        noise = torch.cat([predicted(x, context, time) for x, *context in parts])
+        parts = x_t.repeat(passes, 1, 1, 1).split(size)
+        noise = torch.cat([*map(predicted, parts, contexts, itertools.repeat(time))])
         if w == 0:
             return noise
         conditional, unconditional = noise.chunk(2)
@@ -107,105 +110,84 @@ def ddim_chain(ddpm, eps, noise, sample_steps, eta=0.0, clip_x0=False):
     sigmas, scales = ddpm.sqrtmab.tolist(), ddpm.sqrtab.tolist()  # sqrt(1 - alphabar), and of it
     x_t = noise()
     for t, s in zip(times, [*times[1:], 0], strict=True):
-        predicted = eps(x_t, t)
-        x_0 = (x_t - sigmas[t] * predicted) / scales[t]
+        eps_t = eps(x_t, t)
+        x_0 = (x_t - sigmas[t] * eps_t) / scales[t]
         if clip_x0:
             x_0 = x_0.clamp(0, 1)
-            predicted = (x_t - scales[t] * x_0) / sigmas[t]
+            eps_t = (x_t - scales[t] * x_0) / sigmas[t]
         if s == 0:  # the image itself: the schedule's entry 0 still has the noise of beta1
             return x_0
         # The share of time s's noise that is new: sigma of equation 16 is sigmas[s] * new.
         new = eta * math.sqrt(sigmas[t] ** 2 - sigmas[s] ** 2) / (scales[s] * sigmas[t])
-        x_t = scales[s] * x_0 + sigmas[s] * math.sqrt(1 - new**2) * predicted
+        x_t = scales[s] * x_0 + sigmas[s] * math.sqrt(1 - new**2) * eps_t
         if new > 0:
             x_t = x_t + sigmas[s] * new * noise()
 
 
-def generate_samples(
-    ddpm,
-    n,
-    w,
-    *,
-    max_c,
-    seeds,
-    stage,
-    partial_path,
-    save_every,
-    name,
-    sampler="ddpm",
-    sample_steps=None,
-    eta=0.0,
-    clip_x0=False,
-    fast=True,
-):
-    """n samples as LabelledImages on the CPU, class-balanced, in batches of at most max_c images.
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn from a network: constants of the scripts, by their names there.
 
-    sampler: "ddpm", or "ddim" with sample_steps, eta and clip_x0; fast: False keeps to the plain
-    network. Noise comes from `seeds` by (stage, block of 100 images), so a different max_c starts
-    from the same noise and differs by float rounding only. Every `save_every` seconds the finished
-    batches are saved in `partial_path`, where a later call goes on. UserError when a sample is not
-    finite.
+    max_c: images at a time, at most; sampler: "ddpm", or "ddim" with sample_steps, eta and
+    clip_x0; fast: False keeps to the plain network.
     """
-    done = torch.empty(0, 1, 28, 28, dtype=torch.uint8)
-    if storage.intact(partial_path):
-        done = storage.load(partial_path)
-    images = processes.together(
-        _sampled,
-        copy.deepcopy(ddpm).cpu().eval(),
-        n,
-        w,
-        done,
-        device=ddpm.alpha_t.device.type,
-        max_c=max_c,
-        seeds=seeds,
-        stage=stage,
-        partial_path=partial_path,
-        save_every=save_every,
-        name=name,
-        sampler=sampler,
-        sample_steps=sample_steps,
-        eta=eta,
-        clip_x0=clip_x0,
-        fast=fast,
-    )
-    return LabelledImages(images, balanced_labels(n, ddpm.nn_model.n_classes))
 
+    max_c: int
+    sampler: str = "ddpm"
+    sample_steps: int = 50
+    eta: float = 0.0
+    clip_x0: bool = False
+    fast: bool = True
 
-@torch.inference_mode()
-def _sampled(
-    ddpm,
-    n,
-    w,
-    done,
-    *,
-    device,
-    max_c,
-    seeds,
-    stage,
-    partial_path,
-    save_every,
-    name,
-    sampler,
-    sample_steps,
-    eta,
-    clip_x0,
-    fast,
-):
-    """All n images uint8 (n, 1, 28, 28) on the CPU, of which `done` are there, in each process.
+    @classmethod
+    def of(cls, constants):
+        """The sampling that a script's constants describe."""
+        return cls(**{field.name: getattr(constants, field.name) for field in fields(cls)})
 
-    The batches are the same for any number of processes, which take them in turns.
-    """
-    ddpm.to(device)
-    steps = sample_steps if sampler == "ddim" else ddpm.n_T
-    make_eps = plain_eps
-    if fast:
+    def steps(self, n_T):
+        """How many steps a chain has."""
+        return self.sample_steps if self.sampler == "ddim" else n_T
+
+    def chain(self):
+        """`ddpm_chain` or `ddim_chain`, a function of (ddpm, eps, noise)."""
+        if self.sampler == "ddpm":
+            return ddpm_chain
+        return functools.partial(
+            ddim_chain, sample_steps=self.sample_steps, eta=self.eta, clip_x0=self.clip_x0
+        )
+
+    def for_inference(self, ddpm, n, w):
+        """A copy of the DDPM, and what makes its eps(x_t, t) of (ddpm, c, w): `plain_eps`, or
+        `fast_eps` with a network that is compiled where n samples are enough for it."""
+        if not self.fast:
+            return copy.deepcopy(ddpm).eval(), plain_eps
         ddpm = ddpm.frozen()
-        rows = CPU_ROWS if device == "cpu" else predictions(max_c, w)
+        rows = CPU_ROWS if ddpm.alpha_t.device.type == "cpu" else predictions(self.max_c, w)
         # Of the whole job: one that goes on where it was stopped must compile if it did before.
-        n_passes = predictions(n, w) // rows * steps
-        predicted = compiled_predicted(ddpm.nn_model, rows, n_passes)
-        make_eps = functools.partial(fast_eps, predicted=predicted)
-    labels = balanced_labels(n, ddpm.nn_model.n_classes)
+        n_passes = predictions(n, w) // rows * self.steps(ddpm.n_T)
+        with torch.inference_mode():
+            predicted = compiled_predicted(ddpm.nn_model, rows, n_passes)
+        return ddpm, functools.partial(fast_eps, predicted=predicted)
+
+
+def generate_samples(ddpm, n, w, sampling, *, seeds, stage, partial_path, save_every, name):
+    """n samples as LabelledImages on the CPU, class-balanced, at guidance w.
+
+    Noise comes from `seeds` by (stage, block of 100 images), so a different max_c starts from the
+    same noise and differs by float rounding only. Every `save_every` seconds the finished batches
+    are saved in `partial_path`, where a later call goes on. Several processes, all of which call
+    this, take the batches in turns; the batches are the same for any number of them. UserError when
+    a sample is not finite.
+    """
+    leads, device = processes.rank() == 0, ddpm.alpha_t.device
+    done = processes.first(lambda: _saved(partial_path))
+    labels, steps = balanced_labels(n, ddpm.nn_model.n_classes), sampling.steps(ddpm.n_T)
+    chain = sampling.chain()
+    ddpm, make_eps = sampling.for_inference(ddpm, n, w)
+    saved_at = time.monotonic()
+    at = len(done) * steps
+    progress = Progress(name, n * steps, "image step", done=at, shown=leads, tenths=True)
+    progress.saved(f"{len(done):,} of {n:,} images")
 
     def counted(eps):
         def counting(x_t, t):
@@ -214,33 +196,30 @@ def _sampled(
 
         return counting
 
-    def batch(start):
-        if start >= n:
-            return done[:0]
-        stop = min(start + max_c, n)
-        noise = BlockNoise(start, stop, lambda b: seeds.torch_generator(stage, b, device))
-        eps = counted(make_eps(ddpm, labels[start:stop].to(device), w))
-        if sampler == "ddim":
-            x_0 = ddim_chain(ddpm, eps, noise, sample_steps, eta, clip_x0)
-        else:
-            x_0 = ddpm_chain(ddpm, eps, noise)
-        if not x_0.isfinite().all():
+    while len(done) < n:
+        start = len(done) + sampling.max_c * processes.rank()
+        stop, mine = min(start + sampling.max_c, n), done[:0]
+        if start < n:
+            noise = BlockNoise(start, stop, lambda b: seeds.torch_generator(stage, b, device))
+            with torch.inference_mode():
+                x_0 = chain(ddpm, counted(make_eps(ddpm, labels[start:stop].to(device), w)), noise)
+                mine = quantised(x_0).cpu() if x_0.isfinite().all() else None
+        batches = processes.gathered(mine)
+        if any(batch is None for batch in batches):
             raise UserError(
                 f"{name}: the model's samples are not finite; retrain it with a smaller lrate"
             )
-        return quantised(x_0).cpu()
-
-    first, saved_at = processes.rank() == 0, time.monotonic()
-    at = len(done) * steps
-    progress = Progress(name, n * steps, "image step", done=at, shown=first, tenths=True)
-    progress.saved(f"{len(done):,} of {n:,} images")
-    while len(done) < n:
-        mine = len(done) + max_c * processes.rank()
-        done = torch.cat([done, *processes.gathered(lambda start=mine: batch(start))])
+        done = torch.cat([done, *batches])
         progress.to(len(done) * steps)
-        if first and len(done) < n and time.monotonic() - saved_at >= save_every:
+        if leads and len(done) < n and time.monotonic() - saved_at >= save_every:
             storage.save(done, partial_path)
             saved_at = time.monotonic()
             progress.saved(f"{len(done):,} of {n:,} images")
     progress.close()
-    return done
+    return LabelledImages(done, labels)
+
+
+def _saved(partial_path):
+    if storage.verify(partial_path):
+        return storage.load(partial_path)
+    return torch.empty(0, 1, 28, 28, dtype=torch.uint8)

@@ -41,50 +41,25 @@ def train_ddpm(ddpm, data, training, *, seeds, state_path, losses_path, save_eve
     lrate / (number of epochs). Every `save_every` seconds the epoch's end is saved in
     `state_path`, where a later call goes on: each epoch draws its own random numbers, so the
     result is the same. losses_path: a table of the losses, which grows on the way. Several
-    processes share each batch. UserError when a loss is not finite.
+    processes, all of which call this, share each batch. UserError when a loss is not finite.
     """
-    device = data.images.device.type
-    saved = storage.load(state_path) if storage.intact(state_path) else None
-    if saved:
-        print(f"{name}: continuing after epoch {len(saved['losses'])}")
-    state, losses = processes.together(
-        _trained,
-        ddpm.cpu(),
-        data.to("cpu"),
-        training,
-        saved,
-        device=device,
-        seeds=seeds,
-        state_path=state_path,
-        losses_path=losses_path,
-        save_every=save_every,
-        name=name,
-    )
-    ddpm.to(device).load_state_dict(state)
-    ddpm.eval()
-    return losses
-
-
-def _trained(
-    ddpm, data, training, saved, *, device, seeds, state_path, losses_path, save_every, name
-):
-    """The state dict of the trained `ddpm` and the mean loss of each epoch, in each process."""
-    data = data.to(device)
-    ddpm.to(device, memory_format=torch.channels_last).train()
+    leads, device = processes.rank() == 0, data.images.device.type
+    saved = processes.first(lambda: storage.load(state_path) if storage.verify(state_path) else {})
+    epoch_losses = saved.get("losses", [])
+    ddpm.to(memory_format=torch.channels_last).train()
     network = processes.replicated(ddpm)
     optimizer = torch.optim.Adam(ddpm.parameters(), lr=training.lrate, fused=True)
-    epoch_losses = []
     if saved:
         ddpm.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        epoch_losses = saved["losses"]
+        if leads:
+            print(f"{name}: continuing after epoch {len(saved['losses'])}")
 
     n_step, per_epoch = training.steps(len(data.labels))
     n_epoch = -(-n_step // per_epoch)
-    first = processes.rank() == 0
     saved_at = time.monotonic()
     step = len(epoch_losses) * per_epoch
-    progress = Progress(name, n_step, "step", done=step, shown=first)
+    progress = Progress(name, n_step, "step", done=step, shown=leads)
     progress.saved(f"{len(epoch_losses)} of {n_epoch} epochs")
     for epoch in range(len(epoch_losses), n_epoch):
         for group in optimizer.param_groups:
@@ -115,16 +90,16 @@ def _trained(
             )
         epoch_losses.append(losses.mean().item())
         progress.line(f"epoch {epoch + 1} of {n_epoch}, loss {epoch_losses[-1]:.4f}")
-        if first:
+        if leads:
             save_losses(epoch_losses, losses_path)
-        if first and epoch + 1 < n_epoch and time.monotonic() - saved_at >= save_every:
+        if leads and epoch + 1 < n_epoch and time.monotonic() - saved_at >= save_every:
             state = {"model": ddpm.state_dict(), "optimizer": optimizer.state_dict()}
             storage.save({**state, "losses": epoch_losses}, state_path)
             saved_at = time.monotonic()
             progress.saved(f"{epoch + 1} of {n_epoch} epochs")
     progress.close()
-    ddpm.to(memory_format=torch.contiguous_format)
-    return ddpm.state_dict(), epoch_losses
+    ddpm.to(memory_format=torch.contiguous_format).eval()
+    return epoch_losses
 
 
 def save_losses(losses, path):

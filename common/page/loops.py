@@ -44,7 +44,7 @@ class Loop:
     def figure(self, kind, generation=None):
         """The Picture of a figure, or None where it was not drawn."""
         path = self.run.figure(kind, generation)
-        return render.picture(path, self.home) if storage.intact(path) else None
+        return render.picture(path, self.home) if storage.verify(path) else None
 
     def samples(self, generation):
         """A Picture of the first samples of a generation, or None."""

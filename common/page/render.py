@@ -17,7 +17,7 @@ from torchvision.utils import make_grid
 
 from common.machine import storage
 from common.page import words
-from common.run.plots import generation_name
+from common.run.folder import generation_name
 from common.settings import number_text
 
 TEMPLATES = Environment(
@@ -57,7 +57,7 @@ def text(template, **values):
 def picture(path, home=None):
     """The Picture in a PNG file, for a page in the folder `home`, by default the file's own."""
     home, pdf = home or path.parent, path.with_suffix(".pdf")
-    content = storage.read(path, "the script that draws it")
+    content = storage.load_bytes(path, "the script that draws it")
     links = address(path, home), address(pdf, home) if pdf.exists() else ""
     return _inside(content, *links)
 

@@ -29,7 +29,7 @@ def write(folder, w):
     try:
         weights = {*guidance_weights(folder), w}
         if len(weights) > 1:
-            storage.remove(folder / "report.html")  # that of the first weight, alone until now
+            storage.delete(folder / "report.html")  # that of the first weight, alone until now
         for other in sorted(weights):
             if other == w or not path_of(folder, other).exists():
                 _write_page(Run(folder, other))
@@ -93,7 +93,7 @@ def _write_overview(path, title, found, captions, different=None):
         title=title,
         loops=found,
         common=loops.last_in_all(found),
-        figures=[(render.picture(p), text) for p, text in captions.items() if storage.intact(p)],
+        figures=[(render.picture(p), text) for p, text in captions.items() if storage.verify(p)],
         different=different,
     )
     storage.save_text(text, path)
@@ -111,7 +111,7 @@ def _write_page(of):
         above=list(_above(of)),
         controls=loops.controls(of.folder),
         spectra=[(loop.figure(kind), text) for kind, text in SPECTRUM_FIGURES.items()],
-        onset=storage.load_json(onset, "jacobian/detect.py") if storage.intact(onset) else None,
+        onset=storage.load_json(onset, "jacobian/detect.py") if storage.verify(onset) else None,
         commands=commands(of, loop.record) if loop.record else [],
         written=time.strftime("%Y-%m-%d %H:%M"),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common import recipes
 from common.page.commands import constants_of
-from common.run.plots import generation_name
+from common.run.folder import generation_name
 from common.seeds import INITIAL
 
 METRICS = {

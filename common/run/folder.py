@@ -26,9 +26,9 @@ class Run:
     w: float
 
     def _path(self, stem, generation, suffix=""):
-        tag = generation
-        if generation == INITIAL:
-            tag = "initial" if stem.endswith("_") else "_initial"
+        tag = generation_name(generation)
+        if generation == INITIAL and not stem.endswith("_"):
+            tag = f"_{tag}"
         return self.folder / f"{stem}{tag}_w{number_text(self.w)}{suffix}"
 
     def model(self, generation):
@@ -68,7 +68,7 @@ class Run:
     def table(self, kind, suffix="csv"):
         return self.folder / f"{kind}_w{number_text(self.w)}.{suffix}"
 
-    def begun(self):
+    def has_begun(self):
         """Whether a finished stage of the loop is there."""
         models = self.folder.glob(f"model_*_w{number_text(self.w)}.pth")
         return self.evaluation(INITIAL)[0].exists() or any(models)
@@ -84,16 +84,26 @@ class Run:
             name = row.pop("generation")
             model, n_eval = row.pop("model"), int(row.pop("N_eval"))
             numbers = {key: float(value) for key, value in row.items() if value}
-            generation = INITIAL if name == "initial" else int(name)
+            generation = INITIAL if name == generation_name(INITIAL) else int(name)
             rows.append({"generation": generation, "model": model, "N_eval": n_eval, **numbers})
         return rows
 
     def save_metrics(self, rows):
         named = [
-            {**row, "generation": "initial" if row["generation"] == INITIAL else row["generation"]}
+            {**row, "generation": generation_name(row["generation"])}
             for row in sorted(rows, key=lambda row: row["generation"])
         ]
         storage.save_rows(named, self.table("metrics"))
+
+
+def generation_name(generation):
+    """A generation's name in file names, titles and tables."""
+    return "initial" if generation == INITIAL else str(int(generation))  # also of an array
+
+
+def model_name(generation):
+    """A generation's model in messages."""
+    return "initial model" if generation == INITIAL else f"generation {generation}"
 
 
 def guidance_weights(folder):

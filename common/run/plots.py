@@ -6,7 +6,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from common.run import embedding, style
-from common.run.style import generation_name
+from common.run.folder import generation_name
 
 METRICS = {"fid": "FID", **{name: name for name in ("precision", "recall", "density", "coverage")}}
 AT_MOST_1 = ("precision", "recall", "coverage")

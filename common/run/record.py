@@ -61,7 +61,7 @@ def save_record(path, constants, scenario, inputs, binding, **current):
     if not path.exists() or not binding:
         storage.save_json(made, path)
         return
-    if not storage.intact(path):
+    if not storage.verify(path):
         raise UserError(
             f"{path.name}, the record of this run's constants, was damaged: make sure that the "
             "constants are still the same, then run the same command again"

@@ -14,6 +14,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import Locator, MaxNLocator
 
+from common.run.folder import generation_name
 from common.seeds import INITIAL
 
 ONE, TWO = 3.3, 6.9  # inches
@@ -83,11 +84,6 @@ def label_below(panels, text):
 def wrapped(text, width):
     """A text in lines of at most `width` characters."""
     return textwrap.fill(text, int(width), break_long_words=False)
-
-
-def generation_name(generation):
-    """A generation as users call it."""
-    return "initial" if generation == INITIAL else str(int(generation))
 
 
 class Generations(Locator):

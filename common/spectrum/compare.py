@@ -6,11 +6,10 @@ from common.machine import processes, storage
 from common.machine.errors import Refusal, UserError, one_line
 from common.page import report
 from common.run import comparable, plots, provenance
-from common.run.folder import Run, control_rows, controls_beside
-from common.run.style import generation_name
+from common.run.folder import Run, control_rows, controls_beside, generation_name
 from common.seeds import INITIAL
 from common.settings import number_text
-from common.spectrum import figures, measure
+from common.spectrum import checkpoint, figures, measure
 from common.spectrum.jacobian import log_spectrum_distance
 
 # How a run was made: what compare.py compares, where the rest is the same.
@@ -109,7 +108,7 @@ def _controls(folder, arrays):
             later = beside["generations"] != INITIAL
             beside["generations"] = beside["generations"][later]
             beside = {
-                name: values[later] if name in measure.PER_GENERATION else values
+                name: values[later] if name in checkpoint.PER_GENERATION else values
                 for name, values in beside.items()
             }
             found.append((beside, measure.statistics(beside)))

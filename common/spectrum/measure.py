@@ -8,66 +8,26 @@ more images of the same source.
 """
 
 import re
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import svds
 from tqdm import tqdm
 
-from common.data import balanced_order, load_real
+from common.data import load_real
 from common.machine import processes, storage
 from common.machine.errors import UserError, one_line
 from common.page import report
 from common.run import provenance
 from common.run.folder import Run, load_ddpm, load_images
-from common.seeds import INITIAL, Seeds
+from common.seeds import INITIAL
 from common.settings import number_text
 from common.spectrum import jacobian, posterior
+from common.spectrum.anchors import select
+from common.spectrum.checkpoint import PER_GENERATION, measure_checkpoint
 
-N_VECTORS = 3  # leading singular vectors kept per anchor and time
 N_HELD_OUT = 200  # test images of the denoising loss, none of them an anchor
-N_TANGENT = 100  # the first of them: those of the tangent statistics
 PUBLISHED_N_T = 500  # the n_T that the constant `timesteps` refers to
-
-OF_J = ("eigenvalues", "trace", "asymmetry", "leading_vectors", *posterior.STATISTICS)
-PER_GENERATION = (*OF_J, *posterior.TANGENT, "denoising_loss")
 FILES = {"test": "spectra", "samples": "spectra_of_samples"}  # by `anchors_from`
-
-
-class Anchors(NamedTuple):
-    """Images to differentiate at: x_0 float (A, 1, 28, 28), labels and indices int64 (A,)."""
-
-    x_0: torch.Tensor
-    labels: torch.Tensor
-    index: torch.Tensor
-    seeds: Seeds
-
-    def noise(self, t):
-        """Standard normal (A, 1, 28, 28), a function of (seed, image, t) and of nothing else."""
-        return torch.stack(
-            [
-                torch.randn(
-                    self.x_0.shape[1:],
-                    generator=self.seeds.torch_generator("noise", 10_000 * i + t),
-                )
-                for i in self.index.tolist()
-            ]
-        )
-
-
-def select(source, seed, n_anchors, skip=0):
-    """n_anchors of the LabelledImages `source`, as many of each class, after the first `skip` of
-    the same order."""
-    seeds = Seeds(seed, "anchors")
-    order = balanced_order(source.labels, seeds.numpy_generator("order"))
-    if skip + n_anchors > len(order):
-        raise UserError(
-            f"{skip + n_anchors} images are needed, but there are {len(order)} in equal classes"
-        )
-    index = order[skip : skip + n_anchors]
-    images, labels = source.subset(index)
-    return Anchors(images.float() / 255, labels, index, seeds)
 
 
 def scaled(timesteps, n_T):
@@ -80,15 +40,15 @@ def scaled(timesteps, n_T):
 
 def checkpoints(folder, w):
     """{generation: path} of a folder's models, the initial one (INITIAL) first when it is there."""
-    run_ = Run(folder, w)
+    run = Run(folder, w)
     pattern = re.compile(rf"model_(\d+)_w{re.escape(number_text(w))}\.pth")
     numbers = sorted(
         int(m[1]) for path in folder.glob("model_*") if (m := pattern.fullmatch(path.name))
     )
     if not numbers:
         raise UserError(f"no model_0_w{number_text(w)}.pth in {folder}: run main.py first")
-    initial = [INITIAL] if run_.model(INITIAL).exists() else []
-    return {generation: run_.model(generation) for generation in [*initial, *numbers]}
+    initial = [INITIAL] if run.model(INITIAL).exists() else []
+    return {generation: run.model(generation) for generation in [*initial, *numbers]}
 
 
 @processes.led
@@ -103,9 +63,9 @@ def main(constants):
                     f"no checkpoint of generations {sorted(missing)}: run main.py first"
                 )
             paths = {g: paths[g] for g in paths if g == INITIAL or g in constants.generations}
-        run_ = Run(constants.run_dir, constants.w)
-        path = run_.table(FILES[constants.anchors_from], "npz")
-        if record := provenance.recorded(run_):
+        run = Run(constants.run_dir, constants.w)
+        path = run.table(FILES[constants.anchors_from], "npz")
+        if record := provenance.recorded(run):
             constants.dataset = record["constants"]["dataset"]
         with storage.lock(path.with_suffix(".lock")):
             new = measure(paths, path, constants)
@@ -151,15 +111,7 @@ def measure(paths, path, constants):
         if ddpm.n_T != n_T or not torch.allclose(ddpm.sqrtmab.cpu(), schedule, atol=1e-5):
             raise UserError(f"{paths[generation]} has another schedule (n_T, betas) than the first")
         rows[generation] = {
-            **processes.together(
-                _spectra,
-                ddpm.cpu(),
-                anchors,
-                held_out,
-                directions,
-                times,
-                device=processes.device().type,
-            ),
+            **measure_checkpoint(ddpm.cpu(), anchors, held_out, directions, times),
             "checkpoint_sha256": hashes[generation],
         }
         order = sorted(rows)
@@ -188,7 +140,7 @@ def measure(paths, path, constants):
 
 def _kept(path):
     """The arrays that are there. What an earlier version measured, which was less, is set aside."""
-    kept = load(path) if storage.intact(path) else {}
+    kept = load(path) if storage.verify(path) else {}
     if kept and not set(PER_GENERATION) <= kept.keys():
         aside = path.with_name(f"{path.stem}_earlier.npz")
         storage.copy(path, aside)
@@ -256,76 +208,3 @@ def overconfidence(arrays):
         )
         for k in posterior.N_DIRECTIONS
     }
-
-
-def _spectra(ddpm, anchors, held_out, directions, times, *, device):
-    """What one checkpoint adds to the file: {name: array} for the names in PER_GENERATION.
-
-    The processes take the images in turns.
-    """
-    ddpm = ddpm.to(device).frozen()
-    chunk = 16 if device == "cpu" else 112  # rows of J at a time
-    sigmas = ddpm.sqrtmab.double().tolist()
-    noised = {
-        (k, t): _noised(ddpm, images, t, device)
-        for k, images in enumerate((anchors, held_out))
-        for t in times
-    }
-
-    def of_anchor(t, a):
-        x_t, t_, c, _ = (part[a : a + 1] for part in noised[0, t])
-        J = jacobian.jacobian(ddpm.eps, x_t, t_, c, chunk)
-        eigenvalues = jacobian.eigenvalues(J)
-        found = posterior.posterior_statistics(J, sigmas[t], eigenvalues)
-        return {name: values[0] for name, values in found.items()} | {
-            "eigenvalues": eigenvalues[0],
-            "trace": jacobian.trace(J)[0],
-            "asymmetry": jacobian.asymmetry(J)[0],
-            "leading_vectors": _leading_vectors(J[0].double().cpu().numpy()),
-        }
-
-    def of_held_out(t, a):
-        x_t, t_, c, noise = (part[a : a + 1] for part in noised[1, t])
-        at = x_t, t_, c, noise, sigmas[t], directions[c.item()]
-        found = posterior.tangent_statistics(ddpm.eps, *at, chunk)
-        return {name: values[0] for name, values in found.items()}
-
-    kinds = ((of_anchor, OF_J, len(anchors.index)), (of_held_out, posterior.TANGENT, N_TANGENT))
-    jobs = [(k, t, a) for k in (0, 1) for t in times for a in range(kinds[k][2])]
-    first = processes.rank() == 0
-    bar = tqdm(
-        jobs[processes.rank() :: processes.count()],
-        desc="one in each process",
-        unit="image",
-        disable=None if first else True,
-        leave=False,
-    )
-    results = processes.gathered(lambda: {(k, t, a): kinds[k][0](t, a) for k, t, a in bar})
-    of_job = {job: found for result in results for job, found in result.items()}
-    found = {
-        name: np.stack([[of_job[k, t, a][name] for a in range(n)] for t in times])
-        for k, (_, names, n) in enumerate(kinds)
-        for name in names
-    }
-    with torch.inference_mode():
-        losses = []
-        for t in times:
-            x_t, t_, c, noise = noised[1, t]
-            losses.append((ddpm.eps(x_t, t_, c) - noise).double().square().mean().item())
-    return {**found, "denoising_loss": np.stack(losses)}
-
-
-def _leading_vectors(J):
-    """The right singular vectors (N_VECTORS, D) of the largest singular values of J (D, D), each
-    with the sign that makes its largest component positive."""
-    _, values, vectors = svds(J, k=N_VECTORS, v0=np.ones(len(J)))
-    vectors = vectors[np.argsort(values)[::-1]]
-    largest = np.abs(vectors).argmax(axis=1)
-    return (vectors * np.sign(vectors[np.arange(N_VECTORS), largest])[:, None]).astype(np.float32)
-
-
-def _noised(ddpm, anchors, t, device):
-    """x_t (A, 1, 28, 28), t (A,), labels (A,) and the noise in x_t, on the device."""
-    c, noise = anchors.labels.to(device), anchors.noise(t).to(device)
-    t_ = torch.full_like(c, t)
-    return ddpm.noised(anchors.x_0.to(device), noise, t_), t_, c, noise

@@ -26,6 +26,7 @@ from common.machine.errors import UserError, one_line
 from common.seeds import INITIAL
 from common.settings import ROOT
 from common.spectrum import measure
+from common.spectrum.checkpoint import N_TANGENT
 from common.spectrum.posterior import N_DIRECTIONS
 from common.study import files, report
 from common.study.arms import planned
@@ -42,7 +43,7 @@ def main(constants):
         units = planned(constants)
         if constants.role == "test" and not files.PROTOCOL.exists():
             raise UserError(f"{files.PROTOCOL} is missing: the loops of a test are run after it")
-        missing = [unit for unit in units if not storage.intact(unit.path)]
+        missing = [unit for unit in units if not storage.verify(unit.path)]
         n_models = sum(unit.n_models for unit in missing)
         print(
             f"study {constants.name}, {constants.role}: {len(units) - len(missing)} of "
@@ -150,7 +151,7 @@ def attempt(unit):
     """Finishes one unit; returns (unit, None), or (unit, why not): no loop stops the others."""
     with _one_thread(), _log(unit):
         try:
-            if not storage.intact(unit.path):
+            if not storage.verify(unit.path):
                 for script, words in unit.commands():
                     _call(script, words)
                 storage.save_arrays(files.collected(unit), unit.path)
@@ -198,7 +199,7 @@ def _seconds(unit):
     """About how long a unit takes, by a trial of a few steps and a Jacobian."""
     constants = _of_loop(unit)
     times = len(unit.timesteps) + len(unit.sample_timesteps)
-    n_jacobians = times * (unit.n_anchors + measure.N_TANGENT * max(N_DIRECTIONS) / 784)
+    n_jacobians = times * (unit.n_anchors + N_TANGENT * max(N_DIRECTIONS) / 784)
     return unit.n_models * (
         forecast.generation_seconds(constants, unit.N_train)
         + forecast.spectrum_seconds(constants, n_jacobians)

@@ -16,7 +16,7 @@ from common.data import load_real
 from common.metrics.fid import calculate_frechet_distance, feature_statistics
 from common.metrics.lenet import extract_mnist_features, train_lenet
 from common.model.ddpm import DDPM
-from common.model.sample import generate_samples
+from common.model.sample import Sampling, generate_samples
 from common.model.train import Training, train_ddpm
 from common.model.unet import ContextUnet
 from common.seeds import Seeds
@@ -56,14 +56,12 @@ def main():
                 ddpm,
                 N,
                 0,
-                max_c=N,
+                Sampling(N, sampler, STEPS),
                 seeds=Seeds(seed, "benchmark"),
                 stage="samples",
                 partial_path=folder / "part",
                 save_every=1e9,
                 name=f"{sampler}, seed {seed}",
-                sampler=sampler,
-                sample_steps=STEPS,
             )
             fake = feature_statistics(extract_mnist_features(data.images, lenet))
             fids.setdefault(sampler, []).append(calculate_frechet_distance(*fake, *reference))

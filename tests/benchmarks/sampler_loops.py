@@ -21,7 +21,7 @@ from common.data import load_real
 from common.loop import stages
 from common.machine import storage
 from common.metrics import evaluation
-from common.run.folder import Run, load_images, load_lenet
+from common.run.folder import Run, generation_name, load_images, load_lenet
 from common.seeds import INITIAL, Seeds
 
 
@@ -46,7 +46,7 @@ def main(folder, sample_steps, eta, n_generations):
         data = load_images(paths)
         found = evaluation.scores(data, lenet, against)
         print(
-            f"| {stages.name_of(generation)} | {found['fid']:.1f} | {found['precision']:.2f} | "
+            f"| {generation_name(generation)} | {found['fid']:.1f} | {found['precision']:.2f} | "
             f"{found['recall']:.2f} | {found['accuracy']:.2f} | "
             f"{variance(data) / variance(real):.2f} |",
             flush=True,

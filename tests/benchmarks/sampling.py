@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from common.data import load_real
 from common.machine import storage
 from common.metrics import evaluation
-from common.model.sample import generate_samples
+from common.model.sample import Sampling, generate_samples
 from common.run.folder import Run, load_ddpm, load_lenet
 from common.seeds import INITIAL, Seeds
 
@@ -43,16 +43,12 @@ def main(folder, steps):
                 ddpm,
                 N,
                 0,
-                max_c=N,
+                Sampling(N, "ddim", n, eta, clip_x0=True),
                 seeds=Seeds(0, "benchmark"),
                 stage="samples",
                 partial_path=temporary / "part",
                 save_every=1e9,
                 name=f"{n} steps, eta {eta:g}",
-                sampler="ddim",
-                sample_steps=n,
-                eta=eta,
-                clip_x0=True,
             )
             found = evaluation.scores(data, lenet, against)
             ratio = variance(data) / variance(real)

@@ -31,7 +31,14 @@ from common.metrics.lenet import LeNet, extract_mnist_features
 from common.metrics.prdc import compute_prdc_slice, nearest_radii
 from common.model.compiled import ENOUGH_PASSES, compiled_predicted
 from common.model.ddpm import DDPM
-from common.model.sample import CPU_ROWS, balanced_labels, ddpm_chain, fast_eps, generate_samples
+from common.model.sample import (
+    CPU_ROWS,
+    Sampling,
+    balanced_labels,
+    ddpm_chain,
+    fast_eps,
+    generate_samples,
+)
 from common.model.train import Training, train_ddpm
 from common.model.unet import ContextUnet
 from common.seeds import Seeds
@@ -91,12 +98,12 @@ def sampling(n_feat, w, target, compiled=False):
 
 def ddim():
     ddpm, folder = model(32, 500), Path(tempfile.mkdtemp())
-    options = {"max_c": 25, "seeds": SEEDS, "stage": "samples", "save_every": 1e9, "name": "25"}
+    options = {"seeds": SEEDS, "stage": "samples", "save_every": 1e9, "name": "25"}
     options["partial_path"] = folder / "part"
     return Row(
         "25 images with 50 DDIM steps; textbook: 500 DDPM steps, as fast as ours",
-        lambda: generate_samples(ddpm, 25, 0, **options),
-        lambda: generate_samples(ddpm, 25, 0, sampler="ddim", sample_steps=50, **options),
+        lambda: generate_samples(ddpm, 25, 0, Sampling(25), **options),
+        lambda: generate_samples(ddpm, 25, 0, Sampling(25, "ddim", 50), **options),
         lambda a, b: a.images.shape == b.images.shape,
         9,
         3,
@@ -259,8 +266,8 @@ def generation():
         trained(ddpm, data)
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part"
-            options = {"max_c": 500, "seeds": SEEDS, "stage": "samples", "save_every": 1e9}
-            made = generate_samples(ddpm, n, 0, partial_path=part, name="samples", **options)
+            options = {"seeds": SEEDS, "stage": "samples", "save_every": 1e9, "name": "samples"}
+            made = generate_samples(ddpm, n, 0, Sampling(500), partial_path=part, **options)
         fake = extract_mnist_features(made.images, lenet)
         return (
             calculate_frechet_distance(*feature_statistics(fake), *statistics_),
