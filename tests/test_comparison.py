@@ -66,7 +66,7 @@ def test_the_demo_gives_its_scripts_constants_that_they_take(monkeypatch, capsys
     demo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(demo)
     monkeypatch.setattr(demo, "run", lambda command, label=None: commands.append(command))
-    monkeypatch.setattr(demo.demo_figure, "save", lambda *arguments: ("summary.png", "said"))
+    monkeypatch.setattr(demo.summary, "save", lambda *arguments: ("summary.png", "said"))
     demo.main()
     assert "said" in capsys.readouterr().out and len(commands) == 9
     folders = set()

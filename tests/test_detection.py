@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from drawn import check
 from made_up import a_loop
 from tiny import ROOT, constants_of, copied
 
@@ -232,7 +233,11 @@ def test_the_figure_draws_every_timestep_and_the_thresholds(tmp_path):
     calibration = onset.calibrate([c.values for c in loaded], 4, 0.05, directions)
     primary = "posterior variance t=40"
     figure = figures.onsets([loop], loaded, calibration, primary)
-    panels = {axes.get_title().split(" (")[0]: axes for axes in figure.axes}
+    check(figure)
+    titles = [axes.get_title().replace("\n", " ") for axes in figure.axes]
+    panels = {title.split(" (")[0]: axes for title, axes in zip(titles, figure.axes, strict=True)}
+    assert {"posterior variance ↓", "log FID ↑", "asymmetry ↕"} <= panels.keys()
+    panels = {title[:-2]: axes for title, axes in panels.items()}
     z = calibration.z(loop.values)
     for kind in ("posterior variance", "effective rank", "log denoising loss"):
         drawn = [line.get_ydata() for line in panels[kind].lines]
@@ -241,7 +246,8 @@ def test_the_figure_draws_every_timestep_and_the_thresholds(tmp_path):
             assert any(len(y) == 6 and np.allclose(y, expected) for y in drawn), (kind, t)
 
     def heights(kind):
-        lines = [line for line in panels[kind].lines if line.get_linestyle() == "--"]
+        lines = [line for line in panels[kind].lines if len(line.get_xdata()) == 2]
+        lines = [line for line in lines if line.get_linestyle() == "--"]
         return sorted({float(line.get_ydata()[0]) for line in lines})
 
     one_sided, two_sided = onset.limit(12, 4, 0.05), onset.limit(12, 4, 0.05, True)
