@@ -2,10 +2,10 @@
 
 import json
 import math
-import re
 
 import numpy as np
 import pytest
+from drawn import check
 from made_up import a_loop
 from tiny import ROOT, constants_of, copied
 
@@ -235,8 +235,11 @@ def test_the_figure_draws_every_timestep_and_the_thresholds(tmp_path):
     calibration = thresholds.calibrate([c.values for c in loaded], 4, 0.05, directions)
     primary = "posterior variance t=40"
     figure = figures.onsets([loop], loaded, calibration, primary)
-    titles = {" ".join(axes.get_title().split()): axes for axes in figure.axes}  # unwrapped
-    panels = {re.split(r" [^\w,-]", title)[0]: axes for title, axes in titles.items()}
+    check(figure)
+    titles = [axes.get_title().replace("\n", " ") for axes in figure.axes]
+    panels = {title.split(" (")[0]: axes for title, axes in zip(titles, figure.axes, strict=True)}
+    assert {"posterior variance ↓", "log FID ↑", "asymmetry ↕"} <= panels.keys()
+    panels = {title[:-2]: axes for title, axes in panels.items()}
     z = calibration.z(loop.values)
     for kind in ("posterior variance", "effective rank", "log denoising loss"):
         drawn = [line.get_ydata() for line in panels[kind].lines]
@@ -245,8 +248,9 @@ def test_the_figure_draws_every_timestep_and_the_thresholds(tmp_path):
             assert any(len(y) == 6 and np.allclose(y, expected) for y in drawn), (kind, t)
 
     def heights(kind):
-        across = [line for line in panels[kind].lines if list(line.get_xdata()) == [0, 1]]
-        return sorted({float(line.get_ydata()[0]) for line in across} - {0.0})
+        lines = [line for line in panels[kind].lines if len(line.get_xdata()) == 2]
+        lines = [line for line in lines if line.get_linestyle() == "--"]
+        return sorted({float(line.get_ydata()[0]) for line in lines})
 
     one_sided, two_sided = thresholds.limit(12, 4, 0.05), thresholds.limit(12, 4, 0.05, True)
     assert heights("log FID") == pytest.approx([one_sided])

@@ -10,8 +10,8 @@ import shutil
 
 import numpy as np
 import pytest
+from drawn import check
 from made_up_study import DOSES, PRIMARY, STREAMS, a_study, a_unit, record
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 from tiny import ROOT, constants_of
 
@@ -305,19 +305,24 @@ def test_no_text_of_a_figure_is_cut_off(tmp_path, arms):
         figures.dose_response(study, question, judged),
         figures.leads(study, question, judged, plain(leads, report.DIGITS)),
     ):
-        FigureCanvasAgg(figure).draw()
-        canvas = figure.bbox
-        texts = [text for legend in figure.legends for text in legend.get_texts()]
-        texts += [figure.suptitle(figure.get_suptitle())] if figure.get_suptitle() else []
-        for axes in figure.axes:
-            texts += [axes.title, axes.xaxis.label, axes.yaxis.label]
-        texts += figure.axes[0].get_yticklabels() if not figure.legends else []
-        texts = [text for text in texts if text.get_text()]
-        assert len(texts) >= 5
-        for text in texts:
-            box = text.get_window_extent()
-            inside = (canvas.x0 <= box.x0, box.x1 <= canvas.x1, canvas.y0 <= box.y0)
-            assert all(inside) and box.y1 <= canvas.y1, text.get_text()
+        assert len(check(figure)) >= 5
+
+
+def test_mean_spectra_are_ratios_to_those_of_the_controls(tmp_path):
+    """Units have one level each: that of the loops is e^2 of the controls' mean, and no anchors."""
+    levels = {"control": (1, 3), "full": (4, 4)}
+    for arm, pair in levels.items():
+        for seed, level in enumerate(pair):
+            a_unit(tmp_path, arm, seed, np.full((G, len(STREAMS)), float(level)))
+    question = Question(PRIMARY, FID, LOSS, ALPHA, G)
+    study = files.study(files.load(tmp_path, "test")[0], question, 0)
+    figure = figures.mean_spectra(study, question, tmp_path)
+    check(figure)
+    axes = figure.axes[1]
+    curve, band = axes.lines[0], axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert curve.get_ydata() == pytest.approx(np.exp([2.0] * 9))
+    assert curve.get_xdata().tolist() == list(range(9, 0, -1)) and axes.get_title() == "t = 100"
+    assert (min(band), max(band)) == pytest.approx((np.exp(-1), np.exp(1)))
 
 
 # Units that do not belong together
