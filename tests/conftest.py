@@ -9,7 +9,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import joblib
 import pytest
+import tiny
 import torch
+from filelock import FileLock
 
 MNIST_FILES = [
     f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
@@ -39,3 +41,30 @@ def mnist_root():
     if missing:
         pytest.skip(f"needs real MNIST: MNIST_ROOT lacks MNIST/raw/{missing[0]}")
     return root
+
+
+@pytest.fixture(scope="session")
+def initial(tmp_path_factory, worker_id):
+    """A folder with the initial data of a tiny loop: made once, to be read or copied."""
+    return made_once("initial", tiny.initialmain, tmp_path_factory, worker_id)
+
+
+@pytest.fixture(scope="session")
+def finished(initial, tmp_path_factory, worker_id):
+    """The same with two finished generations."""
+
+    def finish(folder):
+        tiny.main(tiny.copied(initial, folder))
+
+    return made_once("finished", finish, tmp_path_factory, worker_id)
+
+
+def made_once(name, make, tmp_path_factory, worker_id):
+    """The folder that make(folder) fills, in the first of the processes that needs it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / name
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            make(folder.with_suffix(".part"))
+            folder.with_suffix(".part").rename(folder)
+    return folder

@@ -20,6 +20,7 @@ from common.metrics.lenet import extract_mnist_features, train_lenet
 from common.model.sample import Sampling, generate_samples
 from common.run.folder import Run, load_ddpm, load_images, load_lenet
 from common.seeds import Seeds
+from common.spectrum import measure
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL = ROOT / "FullSynthetic" / "DDPM-MNIST"
@@ -36,8 +37,19 @@ TINY = {
     "max_c": 30,
     "save_every": 0,
 }
+SPECTRA = ROOT / "jacobian" / "spectra.py"
+TINY_SPECTRA = {"dataset": "digits", "n_anchors": 10, "timesteps": [400]}
 TINY_INITIAL = {**TINY, "N_with_w": 70}
 TINY_MAIN = {**TINY, "N_next": 70, "N_eval": 45, "generation_number": 2}
+
+
+# What can become of a file's bytes.
+DAMAGES = {
+    "truncated": lambda content: content[:-1],
+    "zeroed": lambda content: bytes(len(content)),
+    "bit-flipped": lambda content: content[:5] + bytes([content[5] ^ 1]) + content[6:],
+    "replaced": lambda content: b"of another generation",
+}
 
 
 def run_script(script, cwd=None, **constants):
@@ -82,6 +94,11 @@ def main(save_dir, folder=FULL, **changes):
     """main.py in this process."""
     changes = {**TINY_MAIN, "save_dir": Path(save_dir), **changes}
     loop.main(constants_of(folder / "main.py", **changes))
+
+
+def spectra(folder):
+    """spectra.py in this process."""
+    measure.main(constants_of(SPECTRA, **TINY_SPECTRA, run_dir=Path(folder)))
 
 
 def consistent(folder, generations, tmp_path, trained=(0, 1)):

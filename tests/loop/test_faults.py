@@ -6,23 +6,24 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_storage import DAMAGES
 from tiny import (
+    DAMAGES,
     FULL,
-    ROOT,
+    SPECTRA,
     TINY_INITIAL,
     TINY_MAIN,
+    TINY_SPECTRA,
     constants_of,
     copied,
     hashes,
     initialmain,
     main,
     run_script,
+    spectra,
 )
 
 from common.data import fingerprint, load_real
@@ -33,14 +34,6 @@ from common.metrics import evaluation
 from common.model import train
 from common.run.folder import Run, load_ddpm
 from common.spectrum import measure
-
-SPECTRA = ROOT / "jacobian" / "spectra.py"
-TINY_SPECTRA = {"dataset": "digits", "n_anchors": 10, "timesteps": [400]}
-
-
-def spectra(folder):
-    measure.main(constants_of(SPECTRA, **TINY_SPECTRA, run_dir=Path(folder)))
-
 
 # Stopped
 

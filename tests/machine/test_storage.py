@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from tiny import DAMAGES
 
 from common.machine import records, storage
 from common.machine.errors import UserError
@@ -92,13 +93,6 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 
 
 # What was written
-
-DAMAGES = {
-    "truncated": lambda content: content[:-1],
-    "zeroed": lambda content: bytes(len(content)),
-    "bit-flipped": lambda content: content[:5] + bytes([content[5] ^ 1]) + content[6:],
-    "replaced": lambda content: b"of another generation",
-}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

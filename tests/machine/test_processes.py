@@ -6,8 +6,19 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_faults import SPECTRA, TINY_SPECTRA, spectra
-from tiny import FULL, ROOT, TINY_INITIAL, TINY_MAIN, copied, hashes, initialmain, main
+from tiny import (
+    FULL,
+    ROOT,
+    SPECTRA,
+    TINY_INITIAL,
+    TINY_MAIN,
+    TINY_SPECTRA,
+    copied,
+    hashes,
+    initialmain,
+    main,
+    spectra,
+)
 
 from common.machine import processes, storage
 from common.run.folder import Run
@@ -26,10 +37,9 @@ def torchrun(n, script, **constants):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(initial, tmp_path_factory):
     """A run of one process with one generation."""
-    folder = tmp_path_factory.mktemp("alone")
-    initialmain(folder)
+    folder = copied(initial, tmp_path_factory.mktemp("alone") / "run")
     main(folder, generation_number=1)
     return folder
 

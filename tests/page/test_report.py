@@ -31,11 +31,9 @@ TINY_SPECTRA = {"dataset": "digits", "n_anchors": 4, "timesteps": [250, 400]}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def judged(finished, tmp_path_factory):
     """A folder with two generations, their spectra, and an uncalibrated verdict."""
-    folder = tmp_path_factory.mktemp("run")
-    initialmain(folder)
-    main(folder)
+    folder = copied(finished, tmp_path_factory.mktemp("run") / "judged")
     measure.main(constants_of(JACOBIAN / "spectra.py", **TINY_SPECTRA, run_dir=folder))
     compare.main(constants_of(JACOBIAN / "compare.py", runs=[folder]))
     verdict.main(constants_of(JACOBIAN / "detect.py", runs=[folder], primary_t=400))
@@ -73,41 +71,41 @@ class Page(HTMLParser):
             self.text += data
 
 
-def test_everything_that_was_made_is_on_the_page(finished):
-    page = Page(finished / "report.html")
-    for row in Run(finished, 0).metrics():
+def test_everything_that_was_made_is_on_the_page(judged):
+    page = Page(judged / "report.html")
+    for row in Run(judged, 0).metrics():
         assert f"{row['fid']:.4g}" in page.text and f"{row['coverage']:.4g}" in page.text
     assert "FullSynthetic, w = 0" in page.text and "Finished: 2 of 2 generations" in page.text
     assert "70 of S(g−1)" in page.text and "Over two generations FID" in page.text
     assert "uncalibrated: without control loops" in page.text
-    record, initial = (storage.load_json(finished / f"run_{n}.json") for n in ("w0", "initial"))
+    record, initial = (storage.load_json(judged / f"run_{n}.json") for n in ("w0", "initial"))
     made = (record["versions"]["torch"], record["device"], *record["inputs"].values())
     for value in (*made, *initial["constants"], *record["constants"]):
         assert str(value) in page.text
     figures = [*report.SPECTRUM_FIGURES, "onset", "strip", "fid", "prdc", "loss"]
-    assert all((finished / f"{kind}_w0.png").exists() for kind in figures)
+    assert all((judged / f"{kind}_w0.png").exists() for kind in figures)
     assert len(page.pictures) == 3 * 2 + len(figures)
     assert page.headings[0] == 1 and page.headings.count(1) == 1
     assert all(b - a <= 1 for a, b in zip(page.headings, page.headings[1:], strict=False))
     assert all(picture["alt"] for picture in page.pictures)
 
 
-def test_it_needs_nothing_beside_it_and_links_to_what_is_there(finished):
-    path = finished / "report.html"
+def test_it_needs_nothing_beside_it_and_links_to_what_is_there(judged):
+    path = judged / "report.html"
     page, source = Page(path), path.read_text(encoding="utf-8")
     assert page.loaded and all(address.startswith("data:") for address in page.loaded)
     assert not re.search(r"url\(|@import", source[: source.index("</style>")])
     links = [link for link in page.links if not link.startswith("#")]
     assert {"metrics_w0.csv", "model_1_w0.pth", "prmodel.pth", "fid_w0.png"} <= set(links)
-    assert all((finished / link).is_file() for link in links)
+    assert all((judged / link).is_file() for link in links)
     parts = {link[1:] for link in page.links if link.startswith("#")}
     assert len(parts) == 8 and all(f'id="{part}"' in source for part in parts)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows forbids these characters")
-def test_names_of_folders_are_shown_as_text(finished, tmp_path):
+def test_names_of_folders_are_shown_as_text(judged, tmp_path):
     name = "a \"b\" 'c' & <script>document.title = 1<img src=x> {{ 7 * 7 }} é 世界 #1 100%"
-    folder = copied(finished, tmp_path / name)
+    folder = copied(judged, tmp_path / name)
     record = storage.load_json(folder / "run_w0.json")
     storage.save_json({**record, "scenario": name}, folder / "run_w0.json")
     for path in (
@@ -123,9 +121,9 @@ def test_names_of_folders_are_shown_as_text(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_its_commands_make_the_same_run(finished):
+def test_its_commands_make_the_same_run(judged):
     """Given again they find every stage done: the constants are those of the run."""
-    text = Page(finished / "report.html").text
+    text = Page(judged / "report.html").text
     text = text[text.index("\ncd ") :] if "\ncd " in text else text[text.index("cd FullSynth") :]
     lines = [line for line in text.splitlines() if line.startswith(("cd ", "python "))]
     assert [shlex.split(line)[1] for line in lines] == [
@@ -134,7 +132,7 @@ def test_its_commands_make_the_same_run(finished):
         "main.py",
         *(f"../../jacobian/{name}.py" for name in ("spectra", "compare", "detect")),
     ]
-    before = (finished / "onset_w0.json").read_bytes()
+    before = (judged / "onset_w0.json").read_bytes()
     said = ""
     for line in lines[1:]:
         _, *words = shlex.split(line)
@@ -145,8 +143,8 @@ def test_its_commands_make_the_same_run(finished):
         said += done.stdout
     assert "model_initial.pth is there" in said and "nothing to do" in said
     assert "all 3 checkpoints were measured before" in said
-    assert (finished / "onset_w0.json").read_bytes() == before
-    assert said.count(f"open {finished / 'report.html'}") == 4
+    assert (judged / "onset_w0.json").read_bytes() == before
+    assert said.count(f"open {judged / 'report.html'}") == 4
 
 
 @pytest.mark.parametrize(
@@ -188,8 +186,8 @@ def test_the_training_set_is_stated_as_a_formula(scenario, constants, formula):
     assert f"Generation g is trained on {formula}" in module.formula(scenario, given)
 
 
-def test_a_t_sne_is_said_to_be_of_what_it_is_of(finished, tmp_path, monkeypatch):
-    folder = copied(finished, tmp_path / "run", leave_out=["tsne_1_w0.png"])
+def test_a_t_sne_is_said_to_be_of_what_it_is_of(judged, tmp_path, monkeypatch):
+    folder = copied(judged, tmp_path / "run", leave_out=["tsne_1_w0.png"])
     whole, drawn = loop.plots.tsne, []
     monkeypatch.setattr(loop.plots, "tsne", lambda *given: drawn.append(given) or whole(*given))
     main(folder)
@@ -212,17 +210,17 @@ def test_the_recipe_is_named_with_what_differs_from_it():
     assert words.recipe(changed) == "Recipe laptop, but n_feat = 32 (recipe: 16)."
 
 
-def test_a_change_of_recipe_at_generation_0_is_on_the_page(finished):
-    text = Page(finished / "report.html").text
+def test_a_change_of_recipe_at_generation_0_is_on_the_page(judged):
+    text = Page(judged / "report.html").text
     assert "generation 0 contains a change of recipe: training-set size (initial 1500" in text
 
 
-def test_the_table_has_guided_samples_and_the_floor(finished, tmp_path):
-    page = Page(finished / "report.html")
-    (floor,) = storage.load_rows(finished / "floor_w0.csv")
+def test_the_table_has_guided_samples_and_the_floor(judged, tmp_path):
+    page = Page(judged / "report.html")
+    (floor,) = storage.load_rows(judged / "floor_w0.csv")
     assert "real: test images" in page.text and f"{float(floor['fid']):.4g}" in page.text
     assert "guided" not in page.text
-    folder = copied(finished, tmp_path / "run")
+    folder = copied(judged, tmp_path / "run")
     rows = Run(folder, 0).metrics()
     guided = [{**row, "N_guided": 45, "fid_guided": 12.5, "accuracy_guided": 0.5} for row in rows]
     Run(folder, 0).save_metrics(guided)
@@ -296,8 +294,8 @@ def test_the_alarms_are_said_with_what_they_rest_on():
 # Runs that are not complete
 
 
-def test_a_run_in_progress_says_how_far_it_is(finished, tmp_path):
-    folder = copied(finished, tmp_path / "run", leave_out=["*.html"])
+def test_a_run_in_progress_says_how_far_it_is(judged, tmp_path):
+    folder = copied(judged, tmp_path / "run", leave_out=["*.html"])
     storage.save_json(
         {**storage.load_json(folder / "run_w0.json"), "generation_number": 6},
         folder / "run_w0.json",
@@ -314,9 +312,9 @@ def test_a_run_in_progress_says_how_far_it_is(finished, tmp_path):
 
 
 def test_why_a_loop_stopped_is_told_when_another_weights_page_is_written_too(
-    finished, tmp_path, monkeypatch
+    judged, tmp_path, monkeypatch
 ):
-    folder = copied(finished, tmp_path / "run")
+    folder = copied(judged, tmp_path / "run")
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
         patched.setattr(loop.stages, "train", raising)
         main(folder, generation_number=3)
@@ -332,8 +330,8 @@ def raising(*arguments, **keywords):
     raise UserError("the power went")
 
 
-def test_a_generation_that_is_not_drawn_yet_has_its_samples_there(finished, tmp_path):
-    folder = copied(finished, tmp_path / "run", leave_out=["tsne_1_w0.png"])
+def test_a_generation_that_is_not_drawn_yet_has_its_samples_there(judged, tmp_path):
+    folder = copied(judged, tmp_path / "run", leave_out=["tsne_1_w0.png"])
     page = Page(report.write(folder, 0))
     assert f"{Run(folder, 0).metrics()[-1]['fid']:.4g}" in page.text
     assert len(page.pictures) == 3 * 2 - 1 + len(report.SPECTRUM_FIGURES) + 5
@@ -350,8 +348,8 @@ def test_a_generation_that_is_not_drawn_yet_has_its_samples_there(finished, tmp_
         (RuntimeError("CUDA out of <memory>"), "Stopped after generation 1: CUDA out of <memory>."),
     ],
 )
-def test_a_run_that_failed_says_why(finished, tmp_path, monkeypatch, capsys, error, words):
-    folder = copied(finished, tmp_path / "run")
+def test_a_run_that_failed_says_why(judged, tmp_path, monkeypatch, capsys, error, words):
+    folder = copied(judged, tmp_path / "run")
 
     def fails(*args, **kwargs):
         raise error
@@ -364,10 +362,8 @@ def test_a_run_that_failed_says_why(finished, tmp_path, monkeypatch, capsys, err
     assert f"open {folder / 'report.html'}" in capsys.readouterr().out
 
 
-def test_a_page_that_cannot_be_written_never_stops_a_run(finished, tmp_path, monkeypatch, capsys):
-    folder = copied(
-        finished, tmp_path / "run", leave_out=["*_1_w0*", "*w1_w0", "metrics*", "*.html"]
-    )
+def test_a_page_that_cannot_be_written_never_stops_a_run(judged, tmp_path, monkeypatch, capsys):
+    folder = copied(judged, tmp_path / "run", leave_out=["*_1_w0*", "*w1_w0", "metrics*", "*.html"])
 
     def fails(template, **values):
         raise ValueError("no page today")
@@ -382,11 +378,11 @@ def test_a_page_that_cannot_be_written_never_stops_a_run(finished, tmp_path, mon
     assert "open " not in said
 
 
-def test_models_of_other_code_get_a_page_of_their_spectra(finished, tmp_path):
+def test_models_of_other_code_get_a_page_of_their_spectra(judged, tmp_path):
     folder = tmp_path / "public"
     folder.mkdir()
     for name in ("model_0_w0.pth", "model_1_w0.pth"):
-        shutil.copy(finished / name, folder)
+        shutil.copy(judged / name, folder)
     measure.main(constants_of(JACOBIAN / "spectra.py", **TINY_SPECTRA, run_dir=folder))
     compare.main(constants_of(JACOBIAN / "compare.py", runs=[folder]))
     page = Page(folder / "report.html")
@@ -397,8 +393,8 @@ def test_models_of_other_code_get_a_page_of_their_spectra(finished, tmp_path):
 # Several loops
 
 
-def test_weights_in_one_folder_have_a_page_each_and_an_index(finished, tmp_path):
-    folder = copied(finished, tmp_path / "run")
+def test_weights_in_one_folder_have_a_page_each_and_an_index(judged, tmp_path):
+    folder = copied(judged, tmp_path / "run")
     initialmain(folder, Wall=[0.5, 1])
     constants = {**TINY_MAIN, "generation_number": 1, "save_dir": folder, "Wall": [0.5, 1]}
     loop.mainall(constants_of(FULL / "mainall.py", **constants))
@@ -460,9 +456,9 @@ def test_several_runs_have_one_page_that_compares_them(tmp_path):
     assert page.loaded and all(address.startswith("data:") for address in page.loaded)
 
 
-def test_twenty_generations_of_ten_thousand_samples_are_small_and_quick(finished, tmp_path):
+def test_twenty_generations_of_ten_thousand_samples_are_small_and_quick(judged, tmp_path):
     """With pictures of the size that full runs have: t-SNE of 20,000 points is about 220 kB."""
-    folder = copied(finished, tmp_path / "run")
+    folder = copied(judged, tmp_path / "run")
     run, numbers = Run(folder, 0), np.random.default_rng(0)
     images = torch.from_numpy(numbers.integers(0, 256, (10_000, 1, 28, 28), dtype=np.uint8))
     rows, (first, *_) = [], run.metrics()

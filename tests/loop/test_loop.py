@@ -42,22 +42,6 @@ from common.seeds import INITIAL, Seeds
 from common.spectrum import measure
 
 
-@pytest.fixture(scope="module")
-def initial(tmp_path_factory):
-    """A folder with the initial data."""
-    folder = tmp_path_factory.mktemp("initial")
-    initialmain(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finished(initial, tmp_path_factory):
-    """A folder with two finished generations."""
-    folder = copied(initial, tmp_path_factory.mktemp("run") / "finished")
-    main(folder)
-    return folder
-
-
 def test_every_promised_file_is_there(finished):
     names = {path.name for path in finished.iterdir()}
     for g in ("_initial", 0, 1):

@@ -8,19 +8,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import consistent, copied, initialmain, main
+from tiny import consistent, copied, main
 
 from common.machine import storage
 from common.machine.errors import UserError
 from common.run.folder import Run
 from common.seeds import INITIAL
-
-
-@pytest.fixture(scope="module")
-def initial(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("initial")
-    initialmain(folder)
-    return folder
 
 
 def killed(folder, n):

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from test_sample import sample, small_ddpm, stopped_and_continued
+from small import sample, small_ddpm, stopped_and_continued
 
 from common.model import compiled
 

@@ -5,8 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from test_faults import SPECTRA, TINY_SPECTRA
-from tiny import FULL, ROOT, TINY_INITIAL, TINY_MAIN, hashes
+from tiny import FULL, ROOT, SPECTRA, TINY_INITIAL, TINY_MAIN, TINY_SPECTRA, hashes
 
 
 def killed_at(n, folder, log):
