@@ -102,7 +102,8 @@ def fid(rows, title, floor, controls=()):
 
 def prdc(rows, title, floor, controls=()):
     """Precision, recall, density and coverage over the generations, as `fid`."""
-    return _metric_panels({"samples": rows}, title, list(METRICS)[1:], controls, floor)
+    size = {"height": 1.4, "columns": 2, "width": style.ONE}
+    return _metric_panels({"samples": rows}, title, list(METRICS)[1:], controls, floor, **size)
 
 
 def together(runs, title, controls=(), floor=None):
@@ -110,8 +111,8 @@ def together(runs, title, controls=(), floor=None):
     return _metric_panels(runs, title, list(METRICS), controls, floor, columns=3)
 
 
-def _metric_panels(runs, title, names, controls, floor, height=1.6, columns=4):
-    figure, panels = style.panels(len(names), title, height, columns)
+def _metric_panels(runs, title, names, controls, floor, height=1.6, columns=4, width=None):
+    figure, panels = style.panels(len(names), title, height, columns, width)
     for axes, name in zip(panels, names, strict=True):
         draw_metric(axes, runs, name, controls, floor)
     style.label_below(panels, "generation")
@@ -119,7 +120,7 @@ def _metric_panels(runs, title, names, controls, floor, height=1.6, columns=4):
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         keys |= dict(zip(labels, handles, strict=True))
-    place = {"loc": "outside lower center", "ncols": 2 if len(names) == 1 else 4}
+    place = {"loc": "outside lower center", "ncols": 2 if width or len(names) == 1 else 4}
     figure.legend(keys.values(), keys.keys(), **place)
     return figure
 
