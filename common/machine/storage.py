@@ -40,9 +40,14 @@ def load_bytes(path, made_by="initialmain.py"):
 
 def verify(path):
     """Sets a file aside, saying so, that is not what was written; returns whether it is there now.
+    A figure whose PDF is damaged goes with it, so that both are drawn again.
 
     One that cannot be read, for the moment or for ever, is a UserError: nothing is known of it.
     """
+    pdf = path.with_suffix(".pdf")
+    if path.suffix == ".png" and pdf.exists() and not verify(pdf):
+        delete(path)
+        return False
     content = disk.content(path)
     if content is None:
         return False
