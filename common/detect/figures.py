@@ -58,7 +58,7 @@ def _title(loops, controls, calibration):
     title = f"z-scores (logarithmic beyond ±{LINEAR}) against {len(controls)} control loops, "
     title += f"judged in generations 0 to {calibration.horizon - 1}"
     longer = any(len(loop.generations) > calibration.horizon for loop in loops)
-    return title + longer * " (hatched: the others)"
+    return title + "; arrows: the side of alarms" + longer * "; hatched: not judged"
 
 
 def _change(axes, loops, name, look):

@@ -53,7 +53,7 @@ def _draw_free_end(axes, run, controls):
         title=f"the {FREE_END} smallest singular values\nof $\\sigma_t J$ (ideal off the data: 1)",
         xlabel=f"index (of {index[-1]}), t = {arrays['t'][0]} of {arrays['n_T']}",
         yscale="log",
-        ylabel="log axis",
+        ylabel="singular value (log axis)",
     )
     axes.grid()
 

@@ -107,7 +107,7 @@ def alarms(found):
     when = {name: f"at generation {at[name]['generation']}" if at[name] else "never" for name in at}
     texts = [f"{text} {when[name]}" for name, text in names.items()]
     loops, last = _count(len(found["controls"]), "control loop"), found["horizon"] - 1
-    return f"First alarms ({loops}, generations 0 to {last}): {', '.join(texts)}."
+    return f"First outside what {loops} do, in generations 0 to {last}: {', '.join(texts)}."
 
 
 def compared(loops, generation):
