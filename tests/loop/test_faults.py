@@ -101,6 +101,7 @@ def test_every_damaged_file_is_noticed_kept_aside_and_made_again(
     reference = hashes(finished)
     names = sorted(path.name for path in finished.iterdir() if path.is_file())
     names = [name for name in names if not name.endswith((".lock", ".html"))]  # pages: always anew
+    names = [name for name in names if not name.endswith(".pdf") or name == "fid_w0.pdf"]  # alike
     assert len(names) >= 28 and {"run_w0.json", "timings_w0.csv", "prmodel.pth"} <= set(names)
     for position, name in enumerate(names):
         folder = copied(finished, tmp_path / f"run{position}")
