@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common.machine import storage
+from common.metrics import NAMES
 from common.run import plots, style
 from common.run.folder import Run, control_rows, load_images
 from common.spectrum import measure
@@ -24,7 +25,7 @@ def save(folder, controls, w=0):
     plots.draw_strips(panels["S"], strips, "samples from the same noise in every row")
     for name, key in (("F", "fid"), ("R", "recall")):
         plots.draw_metric(panels[name], {"self-consuming loop": rows}, key, real, floor)
-        panels[name].set(title=plots.METRICS[key], xlabel="generation", ylabel="")
+        panels[name].set(title=NAMES[key], xlabel="generation", ylabel="")
         panels[name].grid()
     _draw_free_end(panels["J"], run, beside)
     keys = panels["F"].get_legend_handles_labels()

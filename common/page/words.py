@@ -5,18 +5,12 @@ import time
 from pathlib import Path
 
 from common import recipes
+from common.metrics import NAMES
 from common.page.commands import constants_of
 from common.run.folder import generation_name
 from common.seeds import INITIAL
 
-METRICS = {
-    "fid": "FID",
-    "precision": "precision",
-    "recall": "recall",
-    "density": "density",
-    "coverage": "coverage",
-    "accuracy": "class accuracy",
-}
+METRICS = {**NAMES, "accuracy": "class accuracy"}
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 

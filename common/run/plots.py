@@ -5,10 +5,10 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from common.metrics import NAMES
 from common.run import embedding, style
 from common.run.folder import generation_name
 
-METRICS = {"fid": "FID", **{name: name for name in ("precision", "recall", "density", "coverage")}}
 AT_MOST_1 = ("precision", "recall", "coverage")
 # Of ten classes, for colour-blind readers: P. Tol's "muted" scheme and black.
 CLASSES = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933")
@@ -103,12 +103,12 @@ def fid(rows, title, floor, controls=()):
 def prdc(rows, title, floor, controls=()):
     """Precision, recall, density and coverage over the generations, as `fid`."""
     size = {"height": 1.4, "columns": 2, "width": style.ONE}
-    return _metric_panels({"samples": rows}, title, list(METRICS)[1:], controls, floor, **size)
+    return _metric_panels({"samples": rows}, title, list(NAMES)[1:], controls, floor, **size)
 
 
 def together(runs, title, controls=(), floor=None):
     """FID and PRDC over the generations of several runs: {label: rows of its metrics}, as `fid`."""
-    return _metric_panels(runs, title, list(METRICS), controls, floor, columns=3)
+    return _metric_panels(runs, title, list(NAMES), controls, floor, columns=3)
 
 
 def _metric_panels(runs, title, names, controls, floor, height=1.6, columns=4, width=None):
@@ -146,7 +146,7 @@ def draw_metric(axes, runs, name, controls=(), floor=None):
             axes.plot(generations[~there], 0 * generations[~there], "x", label="no number", **below)
         shown.append(values)
     top = max(name in AT_MOST_1, float(floor[name]) if floor else 0)
-    style.honest_axis(axes, np.concatenate(shown), METRICS[name], top, logarithmic=name == "fid")
+    style.honest_axis(axes, np.concatenate(shown), NAMES[name], top, logarithmic=name == "fid")
     style.generation_axis(axes, [row["generation"] for rows in runs.values() for row in rows])
 
 
