@@ -1,17 +1,26 @@
-"""What tests need that not every machine has: real MNIST, and a CUDA GPU."""
+"""What tests need that not every machine has, real MNIST and a CUDA GPU, and what they share."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 # Tests run in as many processes as there are cores to use; threads on top would only get in each
 # other's way. Set before torch is imported, and inherited by the scripts that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import joblib
+import numpy as np
 import pytest
 import tiny
 import torch
 from filelock import FileLock
+from matplotlib.figure import Figure
+
+from common.loop import figures, loop
+from common.run import plots
+from common.spectrum import measure
 
 MNIST_FILES = [
     f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
@@ -43,8 +52,55 @@ def mnist_root():
     return root
 
 
+@pytest.fixture(scope="session", autouse=True)
+def sketches():
+    """Loops in this process draw sketches: to lay out and write their figures would take longer
+    than all else in a tiny loop. Tests of figures call `plots`, and scripts draw the real ones."""
+    names = ("fid", "losses", "prdc", "sample_grid", "strips", "together", "tsne")
+    stand_ins = SimpleNamespace(**{name: _sketch(getattr(plots, name)) for name in names})
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (figures, loop):
+            patch.setattr(module, "plots", stand_ins)
+        yield
+
+
+def _sketch(drawing):
+    """A function with what `drawing` takes, whose picture is a hash of that."""
+
+    def draw(*given):
+        shades = np.frombuffer(_digest(drawing.__name__, given), np.uint8)
+        figure = Figure(figsize=(0.2, 0.2))
+        figure.figimage(shades.reshape(4, 8), vmin=0, vmax=255)
+        return figure
+
+    return draw
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remembered():
+    """What was measured of a model in this process is not measured again: the folders of many tests
+    hold the same models."""
+    known, whole = {}, measure.measure_checkpoint
+
+    def once(ddpm, anchors, held_out, directions, times):
+        images = [[*part[:3], part.noise(times[0])] for part in (anchors, held_out)]
+        key = _digest(ddpm.n_T, {**ddpm.state_dict()}, ddpm.sqrtmab, images, directions, times)
+        if key not in known:
+            known[key] = whole(ddpm, anchors, held_out, directions, times)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "measure_checkpoint", once)
+        yield
+
+
+def _digest(*values):
+    text = json.dumps(values, default=lambda value: value.tolist())
+    return hashlib.sha256(text.encode()).digest()
+
+
 @pytest.fixture(scope="session")
-def initial(tmp_path_factory, worker_id):
+def initial(sketches, tmp_path_factory, worker_id):
     """A folder with the initial data of a tiny loop: made once, to be read or copied."""
     return made_once("initial", tiny.initialmain, tmp_path_factory, worker_id)
 

@@ -45,8 +45,16 @@ def spectra_of(folder, **changes):
     return measure.load(folder / "spectra_w0.npz")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def measured_anew():
+    """Here measuring itself is tested: nothing is remembered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "measure_checkpoint", checkpoint.measure_checkpoint)
+        yield
+
+
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def measured(measured_anew, tmp_path_factory):
     folder = a_run(tmp_path_factory.mktemp("run"))
     return folder, spectra_of(folder)
 
