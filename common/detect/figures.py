@@ -5,17 +5,21 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from common.detect import streams
+from common.detect.streams import FID
 from common.run import style
 
 ARROWS = {1: "↑", -1: "↓", 0: "↕"}
+LOSS = streams.KINDS["denoising_loss"].name
 LINEAR = 3  # z-scores beyond this are drawn by their logarithm
 ALARM = {"ms": 8, "mfc": "white", "mew": 1.4, "ls": "", "zorder": 3, "clip_on": False}
+EXPLORED = "0.45"  # the grey of the names of streams that alarm both ways
 METRIC = {"color": "black", "marker": ".", "ls": "-"}  # the style of streams without a timestep
 
 
 def onsets(loops, controls, calibration, primary):
     """All streams over the generations, a panel for each kind, a colour, marker and line for each
-    timestep.
+    timestep: first the primary and its rivals, FID and the denoising loss, last (grey) those whose
+    direction was not named beforehand.
 
     Calibrated: z-scores, which the detector compares with the threshold (dashed) on the side that
     the arrow names; grey: what control generations do; triangle: the first alarm, with its
@@ -25,8 +29,9 @@ def onsets(loops, controls, calibration, primary):
     groups = {}
     for name in loops[0].names:
         groups.setdefault(streams.kind_and_time(name)[0], []).append(name)
+    groups = dict(sorted(groups.items(), key=lambda group: _place(*group, primary)))
     styles = {t: style.style(i) for i, t in enumerate(loops[0].t)}
-    title = _title(loops, controls, calibration)
+    title = _title(loops, controls, calibration, primary)
     columns = 4 if len(groups) <= 24 else 5
     figure, panels = style.panels(len(groups), title, 1.3, columns)
     for axes, (kind, names) in zip(panels, groups.items(), strict=True):
@@ -38,8 +43,10 @@ def onsets(loops, controls, calibration, primary):
             else:
                 _z_scores(axes, loops, controls, calibration, name, look)
         mark = f" (primary: t = {primary.split('=')[1]})" if primary in names else ""
-        arrow = ARROWS[streams.direction(names[0])]
-        axes.set_title(style.wrapped(f"{kind} {arrow}{mark}", 112 // columns), fontsize=7)
+        direction = streams.direction(names[0])
+        text = style.wrapped(f"{kind} {ARROWS[direction]}{mark}", 112 // columns)
+        weight = "bold" if _place(kind, names, primary) < 3 else "normal"
+        axes.set_title(text, fontsize=7, weight=weight, color="black" if direction else EXPLORED)
         axes.axhline(0, color="black", lw=0.6)
         style.generation_axis(axes, [g for loop in loops for g in loop.generations])
     if calibration is not None:
@@ -52,10 +59,24 @@ def onsets(loops, controls, calibration, primary):
     return figure
 
 
-def _title(loops, controls, calibration):
+def _place(kind, names, primary):
+    """Where the panel of a kind of streams comes: the lower the earlier."""
+    there = [primary in names, kind == FID, kind == LOSS, streams.direction(names[0]) != 0, True]
+    return there.index(True)
+
+
+def _title(loops, controls, calibration, primary):
     if calibration is None:
         return "UNCALIBRATED (no control loops): change since generation 0"
-    title = f"z-scores (logarithmic beyond ±{LINEAR}) against {len(controls)} control loops, "
+    loss = f"{LOSS} t={primary.partition(' t=')[2]}"
+    named = [name for name in dict.fromkeys((primary, FID, loss)) if name in loops[0].names]
+    found = [dict(zip(loops[0].names, calibration.onsets(x.values), strict=True)) for x in loops]
+    title = "First alarm at generation: "
+    for name in named:
+        alarms = [of[name] for of in found]
+        title += name + " " + ", ".join("never" if x is None else str(x.generation) for x in alarms)
+        title += "; "
+    title += f"z-scores (logarithmic beyond ±{LINEAR}) against {len(controls)} control loops, "
     title += f"judged in generations 0 to {calibration.horizon - 1}"
     longer = any(len(loop.generations) > calibration.horizon for loop in loops)
     return title + "; arrows: the side of alarms" + longer * "; hatched: not judged"

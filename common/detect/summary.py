@@ -37,24 +37,28 @@ def save(folder, controls, w=0):
 
 
 def _draw_free_end(axes, run, controls):
-    """The smallest singular values of sigma J, mean over the anchors."""
+    """The smallest singular values of sigma J, mean over the anchors, relative to what the
+    controls' generations have (geometric mean)."""
 
     def curves(of):
         arrays = measure.load(of.table("spectra", "npz"))
         values = np.sqrt(arrays["eigenvalues"][:, 0]).mean(axis=1) * arrays["sigma"][0]
-        return arrays, dict(zip(arrays["generations"].tolist(), values[:, -FREE_END:], strict=True))
+        rows = values[:, ::-1][:, :FREE_END]
+        return arrays, dict(zip(arrays["generations"].tolist(), rows, strict=True))
 
     arrays, ours = curves(run)
     real = np.stack([row for of in controls for g, row in curves(of)[1].items() if g >= 0])
-    index = np.arange(arrays["eigenvalues"].shape[-1])[-FREE_END:] + 1
-    axes.fill_between(index, real.min(axis=0), real.max(axis=0), color=style.BAND, lw=0)
+    usual = np.exp(np.log(real).mean(axis=0))
+    rank = np.arange(1, FREE_END + 1)
+    low, high = real.min(axis=0) / usual, real.max(axis=0) / usual
+    axes.fill_between(rank, low, high, color=style.BAND, lw=0)
     for row, colour in zip(ours.values(), style.generation_colours(len(ours)), strict=True):
-        axes.plot(index, row, color=colour)
+        axes.plot(rank, row / usual, color=colour)
     axes.set(
-        title=f"the {FREE_END} smallest singular values\nof $\\sigma_t J$ (ideal off the data: 1)",
-        xlabel=f"index (of {index[-1]}), t = {arrays['t'][0]} of {arrays['n_T']}",
-        yscale="log",
-        ylabel="singular value (log axis)",
+        title=f"the {FREE_END} smallest singular values\nof $\\sigma_t J$ at t = {arrays['t'][0]}",
+        xlabel="rank from the smallest (log axis)",
+        xscale="log",
+        ylabel="relative to models of real images",
     )
     axes.grid()
 

@@ -39,7 +39,7 @@ def main(constants):
             metrics = {name: run.metrics() for name, run in files.items()}
             controls = [row for folder in constants.runs for row in control_rows(folder)]
             floor = next(iter(storage.load_rows(home.table("floor"))), None)
-            figure = plots.together(metrics, "", controls, floor)
+            figure = plots.together(metrics, f"w = {number_text(home.w)}", controls, floor)
             storage.save_figure(figure, home.figure("together"))
             for kind in ("overlay", "together"):
                 print(f"  {storage.shown(home.figure(kind))}")

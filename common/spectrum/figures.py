@@ -105,7 +105,8 @@ def statistics(runs, title, controls=()):
     if controls:
         n = sum(len(arrays["generations"]) for arrays, _ in controls)
         start = f"the mean of {n} models of real images (grey: their range, edges as their t)"
-    note = "where a logarithm is named, change of the quantity itself"
+    note = "where a logarithm is named, change of the quantity itself\n"
+    note += "C = I − σ(J + Jᵀ)/2; s: singular values of J; v: principal directions of the data"
     figure, panels = style.panels(len(names), "", 1.5, columns=3)
     figure.suptitle(f"{title}\nchange from {start};\n{note}".strip())
     for axes, name in zip(panels, names, strict=True):
