@@ -84,7 +84,6 @@ def a_loop(
         eigenvalues=-np.sort(-eigenvalues, axis=-1),
         trace=np.sqrt(eigenvalues).sum(-1),
         asymmetry=0.1 * (1 + 0.02 * rng.standard_normal((n + 1, T, A))),
-        leading_vectors=rng.standard_normal((n + 1, T, A, 3, 784)),
         denoising_loss=0.05 * (1 + 0.02 * rng.standard_normal((n + 1, T))),
         generations=generations,
         checkpoint_sha256=hashes,

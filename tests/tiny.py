@@ -39,7 +39,7 @@ TINY = {
 }
 SPECTRA = ROOT / "jacobian" / "spectra.py"
 TINY_SPECTRA = {"dataset": "digits", "n_anchors": 10, "timesteps": [400]}
-TINY_INITIAL = {**TINY, "N_with_w": 70}
+TINY_INITIAL = {**TINY, "N_real": 320, "N_with_w": 70}
 TINY_MAIN = {**TINY, "N_next": 70, "N_eval": 45, "generation_number": 2}
 
 

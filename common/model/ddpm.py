@@ -94,9 +94,8 @@ class DDPM(nn.Module):
 
     def frozen(self):
         """A copy for inference: the same function, faster, without gradients to its weights."""
-        clone = copy.deepcopy(self).eval()
-        clone.nn_model = frozen(clone.nn_model)
-        return clone
+        known = {id(self.nn_model): frozen(self.nn_model)}  # stands in for a copy of the network
+        return copy.deepcopy(self, known).eval()
 
 
 def from_state_dict(state):

@@ -2,16 +2,14 @@
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import svds
 from tqdm import tqdm
 
 from common.machine import processes
 from common.spectrum import jacobian, posterior
 
-N_VECTORS = 3  # leading singular vectors kept per anchor and time
 N_TANGENT = 100  # the first of the held-out images: those of the tangent statistics
 
-OF_J = ("eigenvalues", "trace", "asymmetry", "leading_vectors", *posterior.STATISTICS)
+OF_J = ("eigenvalues", "trace", "asymmetry", *posterior.STATISTICS)
 PER_GENERATION = (*OF_J, *posterior.TANGENT, "denoising_loss")
 
 
@@ -41,7 +39,6 @@ def measure_checkpoint(ddpm, anchors, held_out, directions, times):
             "eigenvalues": eigenvalues[0],
             "trace": jacobian.trace(J)[0],
             "asymmetry": jacobian.asymmetry(J)[0],
-            "leading_vectors": _leading_vectors(J[0].double().cpu().numpy()),
         }
 
     def of_held_out(t, a):
@@ -72,12 +69,3 @@ def measure_checkpoint(ddpm, anchors, held_out, directions, times):
             x_t, t_, c, noise = noised[1, t]
             losses.append((ddpm.eps(x_t, t_, c) - noise).double().square().mean().item())
     return {**found, "denoising_loss": np.stack(losses)}
-
-
-def _leading_vectors(J):
-    """The right singular vectors (N_VECTORS, D) of the largest singular values of J (D, D), each
-    with the sign that makes its largest component positive."""
-    _, values, vectors = svds(J, k=N_VECTORS, v0=np.ones(len(J)))
-    vectors = vectors[np.argsort(values)[::-1]]
-    largest = np.abs(vectors).argmax(axis=1)
-    return (vectors * np.sign(vectors[np.arange(N_VECTORS), largest])[:, None]).astype(np.float32)

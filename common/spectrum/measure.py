@@ -178,8 +178,8 @@ def _chosen(constants):
 def load(path):
     """The arrays of a spectra_w{w}.npz as a dict. Its axes: G generations (INITIAL = -1 first), T
     times, A anchors, H other images, D = 784: eigenvalues of J^T J (G, T, A, D) descending;
-    trace and asymmetry of J and `posterior.STATISTICS` (G, T, A); leading_vectors
-    (G, T, A, 3, D); `posterior.TANGENT` (G, T, H); denoising_loss (G, T); and their conditions."""
+    trace and asymmetry of J and `posterior.STATISTICS` (G, T, A); `posterior.TANGENT`
+    (G, T, H); denoising_loss (G, T); and their conditions."""
     return storage.load_arrays(path, "jacobian/spectra.py")
 
 

@@ -213,7 +213,7 @@ def test_the_recipe_is_named_with_what_differs_from_it():
 
 def test_a_change_of_recipe_at_generation_0_is_on_the_page(judged):
     text = Page(judged / "report.html").text
-    assert "generation 0 contains a change of recipe: training-set size (initial 1500" in text
+    assert "generation 0 contains a change of recipe: training-set size (initial 320" in text
 
 
 def test_the_table_has_guided_samples_and_the_floor(judged, tmp_path):
