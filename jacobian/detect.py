@@ -6,7 +6,8 @@
 Each folder needs spectra_w{w}.npz (spectra.py) and metrics_w{w}.csv (main.py). Control loops, in
 which every generation trains on real data, are made by `python main.py --control True --seed 1`,
 once for every w: their files are those of w = 0. What was not made and measured alike is refused.
-Prints a table and writes onset_w{w}.json and onset_w{w}.png to the first run's folder.
+Prints a table and writes onset_w{w}.json and onset_w{w}.png to the first run's folder. A file of
+a study, study/digits/full_seed101.npz, stands for a folder.
 """
 
 import sys
@@ -16,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import detect
 
-runs = ["../FullSynthetic/DDPM-MNIST/data/diffusion_outputs10/"]  # folders of the loops to judge
-controls = []  # folders, or files of a study, of two or more control loops of the same recipe
+runs = ["../FullSynthetic/DDPM-MNIST/data/diffusion_outputs10/"]  # folders (or files) of loops
+controls = []  # folders (or files) of two or more control loops of the same recipe
 w = 0  # guidance weight of the loops
 
 # What is claimed, chosen before looking; every other stream is exploratory

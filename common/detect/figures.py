@@ -44,7 +44,7 @@ def onsets(loops, controls, calibration, primary):
                 _z_scores(axes, loops, controls, calibration, name, look)
         mark = f" (primary: t = {primary.split('=')[1]})" if primary in names else ""
         direction = streams.direction(names[0])
-        text = style.wrapped(f"{kind} {ARROWS[direction]}{mark}", 112 // columns)
+        text = style.wrapped(f"{kind}\u00a0{ARROWS[direction]}{mark}", 112 // columns)
         weight = "bold" if _place(kind, names, primary) < 3 else "normal"
         axes.set_title(text, fontsize=7, weight=weight, color="black" if direction else EXPLORED)
         axes.axhline(0, color="black", lw=0.6)
@@ -74,7 +74,9 @@ def _title(loops, controls, calibration, primary):
     title = "First alarm at generation: "
     for name in named:
         alarms = [of[name] for of in found]
-        title += name + " " + ", ".join("never" if x is None else str(x.generation) for x in alarms)
+        title += (
+            name + ": " + ", ".join("never" if x is None else str(x.generation) for x in alarms)
+        )
         title += "; "
     title += f"z-scores (logarithmic beyond ±{LINEAR}) against {len(controls)} control loops, "
     title += f"judged in generations 0 to {calibration.horizon - 1}"

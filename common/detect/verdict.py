@@ -35,7 +35,9 @@ def main(constants):
         names = loops[0].names
         loops, controls = ([run.only(names) for run in runs] for runs in (loops, controls))
         primary = _primary(loops[0], constants)
-        home = Run(loops[0].folder, constants.w)
+        first = loops[0].folder
+        of_study = first.suffix == ".npz"
+        home = Run(first.parent if of_study else first, constants.w)
         if len(controls) == 1:
             raise UserError("one control loop cannot be calibrated: list two or more in controls")
         if controls:
@@ -53,7 +55,8 @@ def main(constants):
         print(result["verdict"])
         for path in (home.table("onset", "json"), home.figure("onset")):
             print(f"  {storage.shown(path)}")
-        report.announce(report.write(home.folder, home.w))
+        if not of_study:  # whose own report is that of its folder
+            report.announce(report.write(home.folder, home.w))
 
 
 def _primary(loop, constants):

@@ -1,26 +1,60 @@
-"""What the number of denoising steps and their noise do to one model's samples.
+"""What a sampler, its steps and their noise do to one model's samples.
 
-    python tests/benchmarks/sampling.py FullSynthetic/DDPM-MNIST/data/laptop 25 50 100 500
+    python tests/benchmarks/sampling.py FullSynthetic/DDPM-MNIST/data/laptop 5 10 15 25 50 100 500
 
-Samples a run's initial model with each number of "ddim" steps and eta = 0, 0.5 and 1, x_0 clipped,
-and prints what becomes of the variance within the classes, FID and PRDC. 1,000 images each.
+Samples a run's initial model with each sampler and number of steps, which are passes through the
+network, and prints what becomes of the variance within the classes, FID and PRDC; 1,000 images
+each, from the same noise. Then draws FID over the passes: fid_over_passes.png in the run's folder.
 """
 
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from diffusers import DPMSolverMultistepScheduler
 
 from common.data import load_real
 from common.machine import storage
 from common.metrics import evaluation
 from common.model.sample import Sampling, generate_samples
+from common.run import style
 from common.run.folder import Run, load_ddpm, load_lenet
 from common.seeds import INITIAL, Seeds
 
 N = 1000
-ETAS = 0.0, 0.5, 1.0
+
+
+def solved(ddpm, eps, noise, sample_steps):
+    """x_0 by DPM-Solver++ (2M) of Lu et al. 2022 (arXiv 2211.01095), in diffusers' words."""
+    solver = DPMSolverMultistepScheduler(
+        ddpm.n_T, trained_betas=(ddpm.sqrt_beta_t[1:] ** 2).numpy()
+    )
+    solver.set_timesteps(sample_steps)
+    x_t = noise()
+    for t in solver.timesteps:  # counted from 0, ours from 1
+        x_t = solver.step(eps(x_t, int(t) + 1), t, x_t).prev_sample
+    return x_t
+
+
+@dataclass(frozen=True)
+class Solver(Sampling):
+    """What `Sampling` is to the samplers of the scripts."""
+
+    def chain(self):
+        return lambda ddpm, eps, noise: solved(ddpm, eps, noise, self.sample_steps)
+
+
+def samplers(steps):
+    """{name: Sampling} with so many steps."""
+    found = {
+        f"ddim, eta {eta:g}" + clip * ", clipped": Sampling(N, "ddim", steps, eta, clip_x0=clip)
+        for clip in (True, False)
+        for eta in (0.0, 0.5, 1.0)
+    }
+    return found | {"DPM-Solver++ 2M": Solver(N, "ddim", steps)}
 
 
 def variance(data):
@@ -33,30 +67,44 @@ def main(folder, steps):
     constants = storage.load_json(folder / "run_initial.json")["constants"]
     files, real = Run(folder, 0), load_real(constants["dataset"])
     lenet, ddpm = load_lenet(files.prmodel), load_ddpm(files.model(INITIAL))
-    temporary = Path(tempfile.mkdtemp())
+    temporary, curves = Path(tempfile.mkdtemp()), {}
     against = evaluation.reference(real, lenet, N, temporary / "features.pth", {})
-    print("| steps | eta | variance / real | FID | precision | recall | class accuracy |")
+    jobs = [(name, n, sampling) for n in steps for name, sampling in samplers(n).items()]
+    jobs += [("ddpm", ddpm.n_T, Sampling(N))]
+    print("| sampler | passes | variance / real | FID | precision | recall | class accuracy |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for n in steps:
-        for eta in ETAS:
-            data = generate_samples(
-                ddpm,
-                N,
-                0,
-                Sampling(N, "ddim", n, eta, clip_x0=True),
-                seeds=Seeds(0, "benchmark"),
-                stage="samples",
-                partial_path=temporary / "part",
-                save_every=1e9,
-                name=f"{n} steps, eta {eta:g}",
-            )
-            found = evaluation.scores(data, lenet, against)
-            ratio = variance(data) / variance(real)
-            print(
-                f"| {n} | {eta:g} | {ratio:.2f} | {found['fid']:.1f} | {found['precision']:.2f} | "
-                f"{found['recall']:.2f} | {found['accuracy']:.2f} |",
-                flush=True,
-            )
+    for name, n, sampling in jobs:
+        data = generate_samples(
+            ddpm,
+            N,
+            0,
+            sampling,
+            seeds=Seeds(0, "benchmark"),
+            stage="samples",
+            partial_path=temporary / "part",
+            save_every=1e9,
+            name=f"{name}, {n} steps",
+        )
+        found = evaluation.scores(data, lenet, against)
+        curves.setdefault(name, []).append((n, found["fid"]))
+        ratio = variance(data) / variance(real)
+        print(
+            f"| {name} | {n} | {ratio:.2f} | {found['fid']:.1f} | {found['precision']:.2f} | "
+            f"{found['recall']:.2f} | {found['accuracy']:.2f} |",
+            flush=True,
+        )
+    storage.save_figure(drawn(curves), folder / "fid_over_passes.png")
+
+
+def drawn(curves):
+    """A Figure of FID over passes from {sampler: [(passes, FID)]}."""
+    figure, (axes,) = style.panels(1, "FID of 1,000 samples of one model", 2.6, width=style.TWO)
+    for i, (name, points) in enumerate(curves.items()):
+        colour, marker, line = style.style(i).values()
+        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, ls=line, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="passes through the network", ylabel="FID")
+    figure.legend(loc="outside right upper")
+    return figure
 
 
 if __name__ == "__main__":

@@ -236,7 +236,7 @@ def test_the_figure_draws_every_timestep_and_the_thresholds(tmp_path):
     primary = "posterior variance t=40"
     figure = figures.onsets([loop], loaded, calibration, primary)
     check(figure)
-    titles = [axes.get_title().replace("\n", " ") for axes in figure.axes]
+    titles = [axes.get_title().replace("\n", " ").replace("\u00a0", " ") for axes in figure.axes]
     panels = {title.split(" (")[0]: axes for title, axes in zip(titles, figure.axes, strict=True)}
     assert {"posterior variance ↓", "log FID ↑", "asymmetry ↕"} <= panels.keys()
     assert [*panels][:3] == ["posterior variance ↓", "log FID ↑", "log denoising loss ↑"]
@@ -245,7 +245,7 @@ def test_the_figure_draws_every_timestep_and_the_thresholds(tmp_path):
     found = dict(zip(loop.names, calibration.onsets(loop.values), strict=True))
     for name in (primary, "log FID", "log denoising loss t=40"):
         at = "never" if found[name] is None else found[name].generation
-        assert f"{name} {at};" in figure.get_suptitle().replace("\n", " ")
+        assert f"{name}: {at};" in figure.get_suptitle().replace("\n", " ")
     panels = {title[:-2]: axes for title, axes in panels.items()}
     z = calibration.z(loop.values)
     for kind in ("posterior variance", "effective rank", "log denoising loss"):

@@ -15,6 +15,7 @@ from made_up_study import DOSES, PRIMARY, STREAMS, a_study, a_unit, record
 from scipy import stats
 from tiny import ROOT, constants_of
 
+from common.detect import verdict as judgement
 from common.detect.verdict import plain
 from common.machine import storage
 from common.machine.errors import Refusal, UserError
@@ -127,6 +128,23 @@ def test_numbers_of_the_committed_files_by_other_code(committed):
     bounds = (("low", -half), ("high", half)) if n >= claims.LEAST_LOOPS else ()
     for name, expected in (("change", 0), *bounds):
         assert float(claim[name]) == pytest.approx(changes.mean() + expected, rel=1e-5)
+
+
+def test_detect_judges_the_committed_loops_by_the_committed_controls(committed):
+    folder, _, of = committed
+    if of["role"] != "test":
+        pytest.skip("no loops of the test are there yet")
+    loops, controls = (
+        sorted(folder.glob(name)) for name in ("full_seed1??.npz", "control_*1??.npz")
+    )
+    script = ROOT / "jacobian" / "detect.py"
+    judgement.main(constants_of(script, runs=loops[:2], controls=controls))
+    found, study = storage.load_json(folder / "onset_w0.json"), verdict(folder)
+    for stream in (found["primary"], FID):
+        ours, theirs = found["streams"][stream], study["false_alarms"][stream]
+        assert (ours["control_alarms"], len(controls)) == (theirs["alarms"], theirs["controls"])
+        assert ours["certified_rate"] == pytest.approx(theirs["certified_rate"], rel=1e-5)
+    assert (folder / "onset_w0.png").exists()
 
 
 def test_deleted_results_are_made_again_byte_for_byte(folder):
