@@ -103,6 +103,11 @@ def drawn(curves):
         colour, marker, line = style.style(i).values()
         axes.plot(*zip(*points, strict=True), color=colour, marker=marker, ls=line, label=name)
     axes.set(xscale="log", yscale="log", xlabel="passes through the network", ylabel="FID")
+    passes = sorted({n for points in curves.values() for n, _ in points})
+    axes.set_xticks(passes, map(str, passes))
+    axes.xaxis.minorticks_off()
+    for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        formatted("{x:g}")
     figure.legend(loc="outside right upper")
     return figure
 
