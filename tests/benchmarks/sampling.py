@@ -7,6 +7,7 @@ network, and prints what becomes of the variance within the classes, FID and PRD
 each, from the same noise. Then draws FID over the passes: fid_over_passes.png in the run's folder.
 """
 
+import contextlib
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -74,17 +75,18 @@ def main(folder, steps):
     print("| sampler | passes | variance / real | FID | precision | recall | class accuracy |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, n, sampling in jobs:
-        data = generate_samples(
-            ddpm,
-            N,
-            0,
-            sampling,
-            seeds=Seeds(0, "benchmark"),
-            stage="samples",
-            partial_path=temporary / "part",
-            save_every=1e9,
-            name=f"{name}, {n} steps",
-        )
+        with contextlib.redirect_stdout(None):  # progress
+            data = generate_samples(
+                ddpm,
+                N,
+                0,
+                sampling,
+                seeds=Seeds(0, "benchmark"),
+                stage="samples",
+                partial_path=temporary / "part",
+                save_every=1e9,
+                name=f"{name}, {n} steps",
+            )
         found = evaluation.scores(data, lenet, against)
         curves.setdefault(name, []).append((n, found["fid"]))
         ratio = variance(data) / variance(real)

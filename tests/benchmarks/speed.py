@@ -9,6 +9,7 @@ that of a process that does nothing else. Lines below the table say what bounds 
 """
 
 import argparse
+import contextlib
 import os
 import platform
 import statistics
@@ -286,8 +287,8 @@ ROWS = {
     "sampling-32": lambda: sampling(32, 0, 3.5),
     "sampling-128": lambda: sampling(128, 0, 3.5),
     "compiled-32": lambda: sampling(32, 0, 3.5, compiled=True),
-    "guided-32": lambda: sampling(32, 1, 1.4),
-    "guided-128": lambda: sampling(128, 1, 1.4),
+    "guided-32": lambda: sampling(32, 1, 2),
+    "guided-128": lambda: sampling(128, 1, 2),
     "ddim": ddim,
     "loader": loader,
     "training": training,
@@ -301,16 +302,17 @@ ROWS = {
 def measured(name):
     """The seconds of both sides of a row in each round, and the row."""
     row = ROWS[name]()
-    if row.repeats > 1:  # a first call is slower
-        row.textbook(), row.ours()
     seconds = {side: [] for side in (row.textbook, row.ours)}
-    for _ in range(row.repeats):
-        results = []
-        for side, times in seconds.items():
-            time.sleep(0.2)  # until threads that wait busily for more of the last work give up
-            start = time.perf_counter()
-            results.append(side())
-            times.append(time.perf_counter() - start)
+    with contextlib.redirect_stdout(None):  # progress
+        if row.repeats > 1:  # a first call is slower
+            row.textbook(), row.ours()
+        for _ in range(row.repeats):
+            results = []
+            for side, times in seconds.items():
+                time.sleep(0.2)  # until threads that wait busily for more of the last work give up
+                start = time.perf_counter()
+                results.append(side())
+                times.append(time.perf_counter() - start)
     assert row.agree(*results), f"{name}: textbook and ours disagree: {results}"
     return *seconds.values(), row
 
