@@ -122,8 +122,10 @@ def _scheduler(constants):
     except ImportError:
         raise UserError("--scheduler needs Dask: pip install dask distributed") from None
     with Client(constants.scheduler) as client, joblib.parallel_config("dask", client=client):
-        # So that every worker, one that comes later too, finds this package.
-        client.register_worker_callbacks(functools.partial(site.addsitedir, str(ROOT)))
+        # So that the scheduler and every worker, one that comes later too, find this package.
+        find = functools.partial(site.addsitedir, str(ROOT))
+        client.run_on_scheduler(find)
+        client.register_worker_callbacks(find)
         yield
 
 

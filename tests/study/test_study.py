@@ -1,8 +1,8 @@
 """jacobian/study.py: units of work that end the same however they are run, and their files."""
 
+import contextlib
 import itertools
 import json
-import os
 import re
 import signal
 import subprocess
@@ -236,15 +236,27 @@ def test_killed_at_ten_moments_and_more_a_study_ends_the_same(tmp_path):
 
 @pytest.mark.slow
 def test_a_dask_cluster_that_loses_a_worker_gives_the_same_files(done, tmp_path):
-    from distributed import LocalCluster
-
+    """Its processes are started elsewhere and know nothing of this project."""
     constants(tmp_path)  # the same feature networks
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        address = cluster.scheduler_address
-        process = subprocess.Popen([sys.executable, SCRIPT, *words(tmp_path, scheduler=address)])
-        while not list(tmp_path.rglob("model_initial.pth")):
-            assert process.poll() is None
+    address = tmp_path / "address.json"
+
+    def started(name, *given):
+        module = ["-m", f"distributed.cli.dask_{name}", "--scheduler-file", address]
+        return stack.enter_context(
+            subprocess.Popen([sys.executable, *module, "--no-dashboard", *given], cwd=tmp_path)
+        )
+
+    with contextlib.ExitStack() as stack:
+        cluster = [started("scheduler", "--port", "0")]
+        stack.callback(lambda: [process.kill() for process in cluster])
+        cluster += [started("worker", "--no-nanny", "--nthreads", "1") for _ in range(2)]
+        while not address.exists():
             time.sleep(0.1)
-        os.kill(cluster.workers[0].pid, signal.SIGKILL)
-        assert process.wait() == 0
+        choice = words(tmp_path, scheduler=json.loads(address.read_text())["address"])
+        study = stack.enter_context(subprocess.Popen([sys.executable, SCRIPT, *choice]))
+        while not list(tmp_path.rglob("model_initial.pth")):
+            assert study.poll() is None
+            time.sleep(0.1)
+        cluster[1].kill()
+        assert study.wait() == 0
     assert kept(tmp_path) == kept(done[0].output_dir)
