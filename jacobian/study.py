@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import study
 
 # What runs
-name = "digits"  # the study's name: a folder in output_dir
+name = "digits2"  # the study's name: a folder in output_dir
 role = "test"  # "pilot" to choose what is tested, "test" to test it, on other seeds
 arms = ["control", "full", "dose25", "dose50", "dose10"]  # kinds of loops, in this order
 loops = [20, 20, 10, 10, 10]  # how many of each
-first_seed = 101  # of the loops; the next have the next ones, controls those from 1000 above
+first_seed = 105  # of the loops; the next have the next ones, controls those from 1000 above
 part = "1/1"  # which loops: the 3rd, 23rd, 43rd, ... for 3/20
 
 # The loops

@@ -19,10 +19,12 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from common import settings
+from common.data import fingerprint, load_real
 from common.detect import streams
-from common.loop import forecast, initial, loop
+from common.loop import forecast, initial, loop, scenarios, stages
 from common.machine import storage
 from common.machine.errors import UserError, one_line
+from common.run.folder import Run
 from common.seeds import INITIAL
 from common.settings import ROOT
 from common.spectrum import measure
@@ -154,6 +156,7 @@ def attempt(unit):
     with _one_thread(), _log(unit):
         try:
             if not storage.verify(unit.path):
+                _share_feature_network(unit)
                 for script, words in unit.commands():
                     _call(script, words)
                 storage.save_arrays(files.collected(unit), unit.path)
@@ -165,6 +168,16 @@ def attempt(unit):
     if not unit.keep:
         shutil.rmtree(unit.home, ignore_errors=True)
     return unit, None
+
+
+def _share_feature_network(unit):
+    """Gives the unit the study's feature network, trained by the first that needs it: the one that
+    another processor trains has other bits, and FIDs by the two cannot be compared."""
+    folder, constants = unit.path.parent, settings.of_script(*unit.commands()[0])
+    with storage.lock(folder / "prmodel.lock", wait=True):
+        real = load_real(constants.dataset)
+        stages.train_feature_network(Run(folder, 0), constants, real, fingerprint(real))
+    scenarios.share(["prmodel.pth"], folder, unit.home)
 
 
 @contextlib.contextmanager

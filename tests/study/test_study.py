@@ -26,6 +26,7 @@ SCRIPT = ROOT / "jacobian" / "study.py"
 KILLER = ROOT / "tests" / "killer.py"
 OVERRIDES = "n_feat=8 n_step=4 n_T=8 beta2=0.5 sample_steps=3 N_eval=210 N_ref=100 max_c=70"
 TINY = {
+    "name": "digits",
     "role": "pilot",
     "arms": ["control", "dose50"],
     "loops": [3, 1],
@@ -41,11 +42,9 @@ TINY = {
 
 
 def constants(folder, **changes):
-    """The study's constants, and a feature network for each unit that is hardly trained."""
+    """The study's constants, and a feature network that is hardly trained."""
     found = constants_of(SCRIPT, **{**TINY, "output_dir": folder, **changes})
-    for unit in arms.planned(found):
-        if not (unit.home / "prmodel.pth").exists():
-            storage.save(feature_network(), unit.home / "prmodel.pth")
+    storage.save(feature_network(), found.output_dir / found.name / "prmodel.pth")
     return found
 
 
@@ -179,6 +178,16 @@ def test_a_loop_that_fails_is_named_and_one_that_is_done_is_left_alone(tmp_path,
     said = capsys.readouterr().out
     assert "full_seed1 failed: initialmain.py" in said and "seed (was 5, is 1)" in said
     assert second.path.read_bytes() == b"done"
+
+
+@pytest.mark.slow
+def test_all_loops_are_measured_by_the_feature_network_of_the_study(done):
+    network = storage.sha256(done[0].path.parent / "prmodel.pth")
+    for unit in done:
+        with np.load(unit.path) as arrays:
+            record = json.loads(str(arrays["record"]))
+        assert record["provenance"]["feature_network"] == network
+        assert storage.sha256(unit.home / "prmodel.pth") == network
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def made_again(folder, role, horizon):
     """{name: bytes} of what `study.py --report` writes to a folder of units without results."""
     for path in results_in(folder):
         path.unlink()
-    choice = {"report": True, "role": role, "generation_number": horizon}
+    choice = {"name": folder.name, "report": True, "role": role, "generation_number": horizon}
     units.main(constants_of(SCRIPT, output_dir=folder.parent, **choice))
     return {path.name: path.read_bytes() for path in results_in(folder)}
 
