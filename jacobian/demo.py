@@ -55,7 +55,6 @@ def loop():
     label = LABEL.format("loop")
     run(f"{MAIN} --generation_number 3", label)
     run(f"{SPECTRA} demo", label)
-    run("jacobian/compare.py --runs demo", label)
 
 
 def control(seed):
@@ -77,6 +76,7 @@ def main():
         made += [pool.submit(control_spectra, *pair) for pair in zip(SEEDS, made[1:], strict=True)]
         for work in made:
             work.result()
+    run("jacobian/compare.py --runs demo")  # over the bands of the controls' spectra
     run(f"jacobian/detect.py --runs demo --controls {' '.join(CONTROLS)}")
     path, said = summary.save(FOLDER, [FOLDER.parent / folder for folder in CONTROLS])
     minutes = (time.monotonic() - started) / 60

@@ -60,6 +60,8 @@ def _draw_free_end(axes, run, controls):
         xscale="log",
         ylabel="relative to models of real images",
     )
+    axes.set_xticks((1, 2, 5, 10, 20, FREE_END), map(str, (1, 2, 5, 10, 20, FREE_END)))
+    axes.xaxis.minorticks_off()
     axes.grid()
 
 
