@@ -76,7 +76,8 @@ def main():
         made += [pool.submit(control_spectra, *pair) for pair in zip(SEEDS, made[1:], strict=True)]
         for work in made:
             work.result()
-    run("jacobian/compare.py --runs demo")  # over the bands of the controls' spectra
+    run(f"{MAIN} --generation_number 3")  # nothing but figures, over the bands of all controls
+    run("jacobian/compare.py --runs demo")
     run(f"jacobian/detect.py --runs demo --controls {' '.join(CONTROLS)}")
     path, said = summary.save(FOLDER, [FOLDER.parent / folder for folder in CONTROLS])
     minutes = (time.monotonic() - started) / 60

@@ -81,7 +81,11 @@ def _title(loops, controls, calibration, primary):
     title += f"z-scores (logarithmic beyond ±{LINEAR}) against {len(controls)} control loops, "
     title += f"judged in generations 0 to {calibration.horizon - 1}"
     longer = any(len(loop.generations) > calibration.horizon for loop in loops)
-    return title + "; arrows: the side of alarms" + longer * "; hatched: not judged"
+    return (
+        title
+        + "; arrows: the side of alarms; grey names: exploratory"
+        + longer * "; hatched: not judged"
+    )
 
 
 def _change(axes, loops, name, look):

@@ -58,7 +58,7 @@ def _draw_free_end(axes, run, controls):
         title=f"the {FREE_END} smallest singular values\nof $\\sigma_t J$ at t = {arrays['t'][0]}",
         xlabel="rank from the smallest (log axis)",
         xscale="log",
-        ylabel="relative to models of real images",
+        ylabel="relative to the grey",
     )
     axes.set_xticks((1, 2, 5, 10, 20, FREE_END), map(str, (1, 2, 5, 10, 20, FREE_END)))
     axes.xaxis.minorticks_off()

@@ -97,11 +97,12 @@ def alarms(found):
     """When the primary stream and FID alarmed, from onset_w{w}.json of calibrated loops, the first
     of which is the page's."""
     at, primary = found["runs"][0]["onsets"], found["primary"]
-    names = {primary: f"spectrum ({primary})", found["reference"]: found["reference"]}
+    names = {primary: "the spectrum", found["reference"]: found["reference"].removeprefix("log ")}
     when = {name: f"at generation {at[name]['generation']}" if at[name] else "never" for name in at}
-    texts = [f"{text} {when[name]}" for name, text in names.items()]
+    left = " and ".join(f"{text} {when[name]}" for name, text in names.items())
     loops, last = _count(len(found["controls"]), "control loop"), found["horizon"] - 1
-    return f"First outside what {loops} do, in generations 0 to {last}: {', '.join(texts)}."
+    judged = f"in generations 0 to {last}; the spectrum is {primary}"
+    return f"What {loops} do was left by {left}, {judged}."
 
 
 def compared(loops, generation):

@@ -11,6 +11,7 @@ from common.spectrum import WATCHED
 from common.spectrum.posterior import LABELS
 
 FLOOR = 1e-16  # of an eigenvalue relative to the largest, in logarithmic figures
+OFF = "where no image is near, ideally"
 IDEAL = {"color": "black", "lw": 0.8, "ls": "--"}
 LEAST_RANGE = 5  # per cent to both sides that an axis of changes shows at least
 
@@ -57,7 +58,7 @@ def _spectra(arrays, title, controls, curves, ideal):
     for i, axes in enumerate(panels):
         rows = curves(arrays, i)
         index = np.arange(1, rows.shape[1] + 1)
-        axes.axhline(heights[i], label=f"{name}: ideal off the data", **IDEAL)
+        axes.axhline(heights[i], label=f"{name}: {OFF}", **IDEAL)
         if controls:
             beside = np.concatenate([curves(control, i) for control in controls])
             low, high = beside.min(axis=0), beside.max(axis=0)
@@ -83,7 +84,7 @@ def densities(arrays, title):
             density, _ = np.histogram(row.ravel(), bins, density=True)
             axes.plot((bins[1:] + bins[:-1]) / 2, density, color=colour, lw=1)
         where = -2 * np.log10(arrays["sigma"][i])
-        axes.axvline(where, label="$1/\\sigma_t^2$: ideal off the data", **IDEAL)
+        axes.axvline(where, label=f"$1/\\sigma_t^2$: {OFF}", **IDEAL)
         axes.set(title=_time_title(arrays, i), ylim=(0, None))
     style.label_below(panels, "$\\log_{10}$ eigenvalue of $J^TJ$")
     panels[0].set_ylabel("density")
@@ -104,7 +105,10 @@ def statistics(runs, title, controls=()):
     start = "the first generation (no controls: one training's randomness is not known)"
     if controls:
         n = sum(len(arrays["generations"]) for arrays, _ in controls)
-        start = f"the mean of {n} models of real images (grey: their range, edges as their t)"
+        edges = (
+            ", edges in the line of their t" if len(next(iter(runs.values()))[0]["t"]) > 1 else ""
+        )
+        start = f"the mean of {n} models of real images (grey: their range{edges})"
     note = "where a logarithm is named, change of the quantity itself\n"
     note += "C = I − σ(J + Jᵀ)/2; s: singular values of J; v: principal directions of the data"
     figure, panels = style.panels(len(names), "", 1.5, columns=3)
@@ -139,7 +143,7 @@ def _draw_changes(axes, runs, controls, name):
             axes.plot(arrays["generations"], change, label=text, **kind)
             if controls and r == 0:
                 axes.axhspan(min(null), max(null), color=style.BAND, lw=0, zorder=0)
-                for edge in (min(null), max(null)):
+                for edge in (min(null), max(null)) if len(arrays["t"]) > 1 else ():
                     axes.axhline(edge, color=kind["color"], ls=kind["ls"], lw=0.6, zorder=0)
             shown += [*change, *null]
     return shown

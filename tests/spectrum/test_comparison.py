@@ -68,7 +68,7 @@ def test_the_demo_gives_its_scripts_constants_that_they_take(monkeypatch, capsys
     monkeypatch.setattr(demo, "run", lambda command, label=None: commands.append(command))
     monkeypatch.setattr(demo.summary, "save", lambda *arguments: ("summary.png", "said"))
     demo.main()
-    assert "said" in capsys.readouterr().out and len(commands) == 9
+    assert "said" in capsys.readouterr().out and len(commands) == 10
     folders = set()
     for command in commands:
         script, *words = command.split()
