@@ -215,6 +215,13 @@ def test_singular_values_are_drawn_from_zero_with_the_ideal_1(spectra):
     assert curves[2].get_ydata() == pytest.approx(expected)
 
 
+def test_one_timestep_and_controls_fit_into_one_column(spectra):
+    arrays, _, controls = spectra
+    alone, beside = {**arrays, "t": arrays["t"][:1]}, [of for of, _ in controls]
+    for draw in (figures.eigenvalue_curves, figures.sigma_J):
+        check(draw(alone, LONG, beside))
+
+
 def test_a_change_of_1_per_cent_is_drawn_as_1_per_cent(spectra):
     arrays, found, _ = spectra
     flat = {name: np.ones_like(values) for name, values in found.items()}

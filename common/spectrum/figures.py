@@ -68,7 +68,11 @@ def _spectra(arrays, title, controls, curves, ideal):
             axes.plot(index, row, color=colour, lw=1)
         axes.set_title(_time_title(arrays, i))
     style.generation_bar(figure, panels, arrays["generations"])
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=min(2, len(panels)),
+    )
     return figure, panels
 
 
