@@ -174,8 +174,10 @@ def interval(values, n=np.inf):
     """The 95 % percentile interval (low, high) of resamples (B, ...), from n independent units.
 
     For means of few units it takes Hesterberg's wider percentiles (2015, section 3.4: those of
-    Student's t and of n - 1), without which 10 loops cover too rarely.
+    Student's t and of n - 1), without which 10 loops cover too rarely. Of one unit it is nan.
     """
+    if n == 1:
+        return np.full((2, *values.shape[1:]), np.nan)
     tail = 0.025
     if np.isfinite(n):
         tail = special.ndtr(-np.sqrt(n / (n - 1)) * stats.t.isf(tail, n - 1))

@@ -257,8 +257,8 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_files(done, tmp_path)
 
     with contextlib.ExitStack() as stack:
         cluster = [started("scheduler", "--port", "0")]
-        stack.callback(lambda: [process.kill() for process in cluster])
         cluster += [started("worker", "--no-nanny", "--nthreads", "1") for _ in range(2)]
+        stack.callback(lambda: [process.kill() for process in cluster])
         while not address.exists():
             time.sleep(0.1)
         choice = words(tmp_path, scheduler=json.loads(address.read_text())["address"])

@@ -438,6 +438,16 @@ def test_a_stream_that_is_not_finite_is_left_out_and_named(tmp_path):
     assert not [key for key in table(tmp_path) if key[1] == "entropy"]
 
 
+def test_the_first_loop_has_an_effect_without_an_interval(tmp_path):
+    folder = a_study(tmp_path / "digits", n=1, n_dose=0, n_controls=2)
+    report.write(folder, PRIMARY, ALPHA, G)
+    row = table(folder)["full", FID, 0]
+    assert row["n"] == "1" and math.isfinite(float(row["effect"]))
+    assert (row["effect_low"], row["effect_high"]) == ("", "")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"\bnan\b", re.sub(r"data:[^\"]+", "", page))
+
+
 def test_a_constant_stream_and_units_that_are_longer_are_no_trouble(tmp_path):
     rng = np.random.default_rng(7)
     for arm in ("control", "full", *DOSES):
