@@ -73,19 +73,13 @@ def _title(loops, controls, calibration, primary):
     found = [dict(zip(loops[0].names, calibration.onsets(x.values), strict=True)) for x in loops]
     title = "First alarm at generation: "
     for name in named:
-        alarms = [of[name] for of in found]
-        title += (
-            name + ": " + ", ".join("never" if x is None else str(x.generation) for x in alarms)
-        )
-        title += "; "
+        alarms = ["never" if of[name] is None else str(of[name].generation) for of in found]
+        title += f"{name}: {', '.join(alarms)}; "
     title += f"z-scores (logarithmic beyond ±{LINEAR}) against {len(controls)} control loops, "
     title += f"judged in generations 0 to {calibration.horizon - 1}"
     longer = any(len(loop.generations) > calibration.horizon for loop in loops)
-    return (
-        title
-        + "; arrows: the side of alarms; grey names: exploratory"
-        + longer * "; hatched: not judged"
-    )
+    title += "; arrows: the side of alarms; grey names: exploratory"
+    return title + longer * "; hatched: not judged"
 
 
 def _change(axes, loops, name, look):

@@ -109,9 +109,8 @@ def statistics(runs, title, controls=()):
     start = "the first generation (no controls: one training's randomness is not known)"
     if controls:
         n = sum(len(arrays["generations"]) for arrays, _ in controls)
-        edges = (
-            ", edges in the line of their t" if len(next(iter(runs.values()))[0]["t"]) > 1 else ""
-        )
+        several = len(next(iter(runs.values()))[0]["t"]) > 1
+        edges = several * ", edges in the line of their t"
         start = f"the mean of {n} models of real images (grey: their range{edges})"
     note = "where a logarithm is named, change of the quantity itself\n"
     note += "C = I − σ(J + Jᵀ)/2; s: singular values of J; v: principal directions of the data"
