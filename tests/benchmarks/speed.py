@@ -1,6 +1,6 @@
 """Times every stage of a generation against textbook code in the same process.
 
-    python tests/benchmarks/speed.py               all rows of the README's table
+    python tests/benchmarks/speed.py               all rows of the table in common/model/README.md
     python tests/benchmarks/speed.py fid loader    some of them
 
 Rounds are interleaved, so that other work on the machine hits both alike: median times, and the

@@ -131,9 +131,7 @@ def test_numbers_of_the_committed_files_by_other_code(committed):
 
 
 def test_detect_judges_the_committed_loops_by_the_committed_controls(committed):
-    folder, _, of = committed
-    if of["role"] != "test":
-        pytest.skip("no loops of the test are there yet")
+    folder, _, _ = committed
     loops, controls = (
         sorted(folder.glob(name)) for name in ("full_seed1??.npz", "control_*1??.npz")
     )
