@@ -18,8 +18,8 @@ METRIC = {"color": "black", "marker": ".", "ls": "-"}  # the style of streams wi
 
 def onsets(loops, controls, calibration, primary):
     """All streams over the generations, a panel for each kind, a colour, marker and line for each
-    timestep: first the primary and its rivals, FID and the denoising loss, last (grey) those whose
-    direction was not named beforehand.
+    timestep and set of anchors: first the primary and its rivals, FID and the denoising loss, last
+    (grey) those whose direction was not named beforehand.
 
     Calibrated: z-scores, which the detector compares with the threshold (dashed) on the side that
     the arrow names; grey: what control generations do; triangle: the first alarm, with its
@@ -28,15 +28,15 @@ def onsets(loops, controls, calibration, primary):
     """
     groups = {}
     for name in loops[0].names:
-        groups.setdefault(streams.kind_and_time(name)[0], []).append(name)
-    groups = dict(sorted(groups.items(), key=lambda group: _place(*group, primary)))
-    styles = {t: style.style(i) for i, t in enumerate(loops[0].t)}
-    title = _title(loops, controls, calibration, primary)
-    columns = 4 if len(groups) <= 24 else 5
-    figure, panels = style.panels(len(groups), title, 1.3, columns)
+        groups.setdefault(streams.kind_and_place(name)[0], []).append(name)
+    groups = dict(sorted(groups.items(), key=lambda group: _rank(*group, primary)))
+    places = dict.fromkeys(streams.kind_and_place(name)[1] for name in loops[0].names)
+    styles = {place: style.style(i) for i, place in enumerate(filter(None, places))}
+    figure, panels = style.panels(len(groups), "", 1.3)
+    figure.suptitle(_title(loops, controls, calibration, primary))
     for axes, (kind, names) in zip(panels, groups.items(), strict=True):
         for name in names:
-            look = styles.get(streams.kind_and_time(name)[1], METRIC)
+            look = styles.get(streams.kind_and_place(name)[1], METRIC)
             look = look | {"lw": 2 if name == primary else 0.9, "ms": 3}
             if calibration is None:
                 _change(axes, loops, name, look)
@@ -44,22 +44,22 @@ def onsets(loops, controls, calibration, primary):
                 _z_scores(axes, loops, controls, calibration, name, look)
         mark = f" (primary: t = {primary.split('=')[1]})" if primary in names else ""
         direction = streams.direction(names[0])
-        text = style.wrapped(f"{kind}\u00a0{ARROWS[direction]}{mark}", 112 // columns)
-        weight = "bold" if _place(kind, names, primary) < 3 else "normal"
+        text = style.wrapped(f"{kind}\u00a0{ARROWS[direction]}{mark}", 28)
+        weight = "bold" if _rank(kind, names, primary) < 3 else "normal"
         axes.set_title(text, fontsize=7, weight=weight, color="black" if direction else EXPLORED)
         axes.axhline(0, color="black", lw=0.6)
         style.generation_axis(axes, [g for loop in loops for g in loop.generations])
     if calibration is not None:
         _share_z(panels, loops, calibration)
     style.label_below(panels, "generation")
-    for axes in panels[::columns]:
+    for axes in panels[::4]:
         axes.set_ylabel("change" if calibration is None else "z-score")
     keys = _keys(styles, len(controls), calibration)
     figure.legend(handles=keys, loc="outside lower center", ncols=4)
     return figure
 
 
-def _place(kind, names, primary):
+def _rank(kind, names, primary):
     """Where the panel of a kind of streams comes: the lower the earlier."""
     there = [primary in names, kind == FID, kind == LOSS, streams.direction(names[0]) != 0, True]
     return there.index(True)
@@ -71,15 +71,16 @@ def _title(loops, controls, calibration, primary):
     loss = f"{LOSS} t={primary.partition(' t=')[2]}"
     named = [name for name in dict.fromkeys((primary, FID, loss)) if name in loops[0].names]
     found = [dict(zip(loops[0].names, calibration.onsets(x.values), strict=True)) for x in loops]
-    title = "First alarm at generation: "
+    lines = [f"Generation of the first alarm in {len(loops)} loop{'s' * (len(loops) > 1)}"]
     for name in named:
         alarms = ["never" if of[name] is None else str(of[name].generation) for of in found]
-        title += f"{name}: {', '.join(alarms)}; "
-    title += f"z-scores (logarithmic beyond ±{LINEAR}) against {len(controls)} control loops, "
-    title += f"judged in generations 0 to {calibration.horizon - 1}"
+        lines.append(f"{name}: {', '.join(alarms)}")
+    text = f"z-scores (logarithmic beyond ±{LINEAR}) against {len(controls)} control loops, judged "
+    text += f"in generations 0 to {calibration.horizon - 1}"
     longer = any(len(loop.generations) > calibration.horizon for loop in loops)
-    title += "; arrows: the side of alarms; grey names: exploratory"
-    return title + longer * "; hatched: not judged"
+    text += longer * " (hatched: not judged)"
+    text += "; arrows: the side of alarms; grey names: exploratory"
+    return "\n".join([*lines, style.wrapped(text, 95)])
 
 
 def _change(axes, loops, name, look):
@@ -131,7 +132,7 @@ def _share_z(panels, loops, calibration):
 
 def _keys(styles, n_controls, calibration):
     """What the lines and marks of `onsets` mean."""
-    keys = [Line2D([], [], label=f"t = {t}", **look) for t, look in styles.items()]
+    keys = [Line2D([], [], label=f"t = {place}", **look) for place, look in styles.items()]
     keys.append(Line2D([], [], label="metric of samples", **METRIC))
     if calibration is not None:
         keys += [

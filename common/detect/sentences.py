@@ -3,6 +3,7 @@
 from common.detect import leads
 from common.detect.streams import FID
 from common.detect.thresholds import NOT_GAUSSIAN
+from common.machine import storage
 
 
 def verdict(result):
@@ -24,8 +25,8 @@ def verdict(result):
     for judged in result["runs"]:
         here, there = judged["onsets"][result["primary"]], judged["onsets"][FID]
         lines.append(
-            f"{judged['folder']}: {result['primary']} (primary) {_when(here)}, {FID} "
-            f"{_when(there)}: {_lead_text(judged['lead'])}."
+            f"{storage.shown(judged['folder'])}: {result['primary']} (primary) {_when(here)}, "
+            f"{FID} {_when(there)}: {_lead_text(judged['lead'])}."
         )
     if result["leads"]["n_loops"] > 1:
         lines.append(_over_loops(result["leads"]))

@@ -96,15 +96,14 @@ def name_of(kind, t=None):
 def direction(name):
     """The direction of the stream of this name: 1, -1 or 0."""
     directions = {kind.name: kind.direction for kind in KINDS.values()}
-    return directions[kind_and_time(name)[0].removesuffix(SAMPLED)]
+    return directions[kind_and_place(name)[0]]
 
 
-def kind_and_time(name):
-    """("posterior variance", 50) of the stream "posterior variance t=50", ("log FID", None) of one
-    without time; one at samples is of a kind of its own."""
-    kind, _, rest = name.partition(" t=")
-    t, sampled, _ = rest.partition(SAMPLED)
-    return kind + sampled, int(t) if t else None
+def kind_and_place(name):
+    """("posterior variance", "50 at samples") of the stream "posterior variance t=50 at samples",
+    ("log FID", "") of one without time."""
+    kind, _, place = name.partition(" t=")
+    return kind, place
 
 
 def load(folder, w, first=0):

@@ -25,7 +25,7 @@ from common.run import style
 from common.run.folder import Run, load_ddpm, load_lenet
 from common.seeds import INITIAL, Seeds
 
-N = 1000
+N, CLIPPED = 1000, ", clipped"
 
 
 def solved(ddpm, eps, noise, sample_steps):
@@ -51,7 +51,7 @@ class Solver(Sampling):
 def samplers(steps):
     """{name: Sampling} with so many steps."""
     found = {
-        f"ddim, eta {eta:g}" + clip * ", clipped": Sampling(N, "ddim", steps, eta, clip_x0=clip)
+        f"ddim, eta {eta:g}" + clip * CLIPPED: Sampling(N, "ddim", steps, eta, clip_x0=clip)
         for clip in (True, False)
         for eta in (0.0, 0.5, 1.0)
     }
@@ -101,9 +101,11 @@ def main(folder, steps):
 def drawn(curves):
     """A Figure of FID over passes from {sampler: [(passes, FID)]}."""
     figure, (axes,) = style.panels(1, "FID of 1,000 samples of one model", 2.6, width=style.TWO)
-    for i, (name, points) in enumerate(curves.items()):
-        colour, marker, line = style.style(i).values()
-        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, ls=line, label=name)
+    kinds = [*dict.fromkeys(name.removesuffix(CLIPPED) for name in curves)]
+    for name, points in curves.items():
+        look = style.style(kinds.index(name.removesuffix(CLIPPED)))
+        look["ls"] = "-" if name.endswith(CLIPPED) else "--"
+        axes.plot(*zip(*points, strict=True), **look, label=name)
     axes.set(xscale="log", yscale="log", xlabel="passes through the network", ylabel="FID")
     passes = sorted({n for points in curves.values() for n, _ in points})
     axes.set_xticks(passes, map(str, passes))

@@ -190,11 +190,11 @@ def test_a_primary_that_was_not_measured_is_named(tmp_path):
         detect([tmp_path / "run"], primary_t=300)
 
 
-def test_streams_at_samples_are_of_their_own_kind():
+def test_streams_at_samples_are_of_the_same_kind_at_another_place():
     name = "posterior variance t=50" + streams.SAMPLED
-    assert streams.kind_and_time(name) == ("posterior variance at samples", 50)
-    assert streams.kind_and_time("posterior variance t=50") == ("posterior variance", 50)
-    assert streams.kind_and_time("log FID") == ("log FID", None)
+    assert streams.kind_and_place(name) == ("posterior variance", "50 at samples")
+    assert streams.kind_and_place("posterior variance t=50") == ("posterior variance", "50")
+    assert streams.kind_and_place("log FID") == ("log FID", "")
     assert streams.direction(name) == -1
 
 
@@ -245,7 +245,7 @@ def test_the_figure_draws_every_timestep_and_the_thresholds(tmp_path):
     found = dict(zip(loop.names, calibration.onsets(loop.values), strict=True))
     for name in (primary, "log FID", "log denoising loss t=40"):
         at = "never" if found[name] is None else found[name].generation
-        assert f"{name}: {at};" in figure.get_suptitle().replace("\n", " ")
+        assert f"{name}: {at}" in figure.get_suptitle().splitlines()
     panels = {title[:-2]: axes for title, axes in panels.items()}
     z = calibration.z(loop.values)
     for kind in ("posterior variance", "effective rank", "log denoising loss"):
