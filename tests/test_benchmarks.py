@@ -1,18 +1,22 @@
 """The textbook side of the benchmarks computes what ours does, on small inputs."""
 
+import re
 import sys
 
 import numpy as np
 import pytest
 import torch
-from tiny import ROOT
+from tiny import ROOT, copied
 
 from common.metrics.fid import calculate_frechet_distance, feature_statistics
 from common.metrics.prdc import compute_prdc_slice
 from common.model.sample import balanced_labels, ddpm_chain, fast_eps
 
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
+import sampler_loops
+import sampling
 import speed
+import streams
 import textbook_speed as textbook
 
 
@@ -49,3 +53,21 @@ def test_a_row_is_measured_and_checked(monkeypatch):
     monkeypatch.setitem(speed.ROWS, "fid", lambda: row._replace(ours=lambda: 0.0))
     with pytest.raises(AssertionError, match="textbook and ours disagree"):
         speed.measured("fid")
+
+
+def test_what_measures_a_run_takes_one(finished, tmp_path, monkeypatch, capsys):
+    """A row of a table for each sampler, generation and stream."""
+    folder = copied(finished, tmp_path / "run")
+    for module in (sampling, streams):
+        monkeypatch.setattr(module, "N", 20)
+    for name, value in {"N_LOSS": 20, "N_ANCHORS": 1, "N_TANGENT": 1, "REPEATS": 1}.items():
+        monkeypatch.setattr(streams, name, value)
+    sampling.main(folder, [2, 4])
+    assert len(re.findall(r"^\| dd.* \| [\d.]+ \|", capsys.readouterr().out, re.M)) == 13
+    assert (folder / "fid_over_passes.png").exists()
+    sampler_loops.main(folder, 2, 1.0, 1)
+    assert re.search(r"^\| 0 \| [\d.]+ \|", capsys.readouterr().out, re.M)
+    streams.main(folder)
+    said = capsys.readouterr().out
+    assert re.search(r"^\| FID \| 20 samples \| [\d.]+ \|", said, re.M)
+    assert re.search(r"^\| spectrum of J and of C, one t \| 1 held out \| [\d.]+", said, re.M)

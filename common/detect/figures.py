@@ -71,7 +71,7 @@ def _title(loops, controls, calibration, primary):
     loss = f"{LOSS} t={primary.partition(' t=')[2]}"
     named = [name for name in dict.fromkeys((primary, FID, loss)) if name in loops[0].names]
     found = [dict(zip(loops[0].names, calibration.onsets(x.values), strict=True)) for x in loops]
-    lines = [f"Generation of the first alarm in {len(loops)} loop{'s' * (len(loops) > 1)}"]
+    lines = ["First alarm, at generation" + ", loop by loop" * (len(loops) > 1)]
     for name in named:
         alarms = ["never" if of[name] is None else str(of[name].generation) for of in found]
         lines.append(f"{name}: {', '.join(alarms)}")

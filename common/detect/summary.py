@@ -19,13 +19,15 @@ def save(folder, controls, w=0):
     rows, (floor,) = run.metrics(), storage.load_rows(run.table("floor"))
     real = control_rows(folder)
     strips = {row["generation"]: load_images(run.strip(row["generation"])) for row in rows}
-    figure = Figure(figsize=(style.TWO, 4.2), layout="constrained")
+    figure = Figure(figsize=(style.TWO, 5), layout="constrained")
     figure.suptitle("A fully synthetic loop: each generation trains on the previous one's samples")
-    panels = figure.subplot_mosaic("SSS;FRJ", height_ratios=(0.75, 1))
-    plots.draw_strips(panels["S"], strips, "samples from the same noise in every row")
-    for name, key in (("F", "fid"), ("R", "recall")):
+    panels = figure.subplot_mosaic("SSS;FRJ", height_ratios=(1, 1))
+    title = "samples from the same noise in every row, half of the classes"
+    plots.draw_strips(panels["S"], strips, title, range(5))
+    for name, key, better in (("F", "fid", "lower"), ("R", "recall", "higher")):
         plots.draw_metric(panels[name], {"self-consuming loop": rows}, key, real, floor)
-        panels[name].set(title=NAMES[key], xlabel="generation", ylabel="")
+        title = f"{NAMES[key]} ({better} is better)"
+        panels[name].set(title=title, xlabel="generation", ylabel="")
         panels[name].grid()
     _draw_free_end(panels["J"], run, beside)
     keys = panels["F"].get_legend_handles_labels()
@@ -55,10 +57,10 @@ def _draw_free_end(axes, run, controls):
     for row, colour in zip(ours.values(), style.generation_colours(len(ours)), strict=True):
         axes.plot(rank, row / usual, color=colour)
     axes.set(
-        title=f"the {FREE_END} smallest singular values\nof $\\sigma_t J$ at t = {arrays['t'][0]}",
+        title=f"singular values of $\\sigma_t J$ at t = {arrays['t'][0]}\n(higher: less doubt)",
         xlabel="rank from the smallest (log axis)",
         xscale="log",
-        ylabel="relative to the grey",
+        ylabel="ratio to the mean of control models",
     )
     axes.set_xticks((1, 2, 5, 10, 20, FREE_END), map(str, (1, 2, 5, 10, 20, FREE_END)))
     axes.xaxis.minorticks_off()

@@ -17,7 +17,7 @@ def path_of(folder, w):
     return folder / ("report.html" if alone else f"report_w{number_text(w)}.html")
 
 
-class Loop:
+class Shown:
     """A Run for a page in the folder `home`: its name, with a link to its own page, the rows of its
     metrics and of what real images score, its record and that of its initial model ({} where other
     code made them), and how far it is (None there)."""
@@ -71,7 +71,7 @@ class Loop:
 def controls(folder):
     """The control loops beside a run, as far as they have begun."""
     runs = [Run(path, 0) for path in sorted(folder.glob("control_seed*"))]
-    return [Loop(of, of.folder.name, folder) for of in runs if of.table("run", "json").exists()]
+    return [Shown(of, of.folder.name, folder) for of in runs if of.table("run", "json").exists()]
 
 
 def last_in_all(loops):

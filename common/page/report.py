@@ -8,7 +8,7 @@ import time
 from common.machine import storage
 from common.page import loops, render
 from common.page.commands import commands
-from common.page.loops import Loop, path_of
+from common.page.loops import Shown, path_of
 from common.run.folder import Run, guidance_weights
 from common.settings import number_text
 
@@ -45,7 +45,7 @@ def index(folder):
     returns its path, or None."""
     try:
         weights = [Run(folder, w) for w in guidance_weights(folder)]
-        found = [Loop(of, f"w = {number_text(of.w)}", folder) for of in weights]
+        found = [Shown(of, f"w = {number_text(of.w)}", folder) for of in weights]
         captions = {folder / "weights.png": "Metrics of all guidance weights"}
         with storage.lock(folder / "index.lock", wait=True):  # other weights' loops too
             return _write_overview(
@@ -67,7 +67,7 @@ def comparison(folders, w):
             Run(home, w).figure("together"): "Metrics of all runs",
             Run(home, w).figure("overlay"): "Statistics of the spectra of all runs",
         }
-        found = [Loop(Run(folder, w), name, home) for name, folder in folders.items()]
+        found = [Shown(Run(folder, w), name, home) for name, folder in folders.items()]
         tag, different = number_text(w), loops.differences(found)
         title = f"{len(found)} runs compared, w = {tag}"
         return _write_overview(home / f"comparison_w{tag}.html", title, found, captions, different)
@@ -102,7 +102,7 @@ def _write_overview(path, title, found, captions, different=None):
 
 def _write_page(of):
     """The page of one loop."""
-    loop, onset = Loop(of, of.folder.name, of.folder), of.table("onset", "json")
+    loop, onset = Shown(of, of.folder.name, of.folder), of.table("onset", "json")
     scenario = loop.record.get("scenario", of.folder.name)
     text = render.text(
         "run.html.j2",

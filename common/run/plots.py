@@ -72,12 +72,12 @@ def _columns(rows):
     return min(len(row.labels) for row in rows.values())
 
 
-def draw_strips(axes, rows, title):
+def draw_strips(axes, rows, title, classes=range(10)):
     columns, canvas = _columns(rows), []
     for row in rows.values():
-        by_class = row.labels[:columns].argsort(stable=True)
+        by_class = [i for c in classes for i in (row.labels[:columns] == c).nonzero()[:, 0]]
         canvas.append(np.concatenate(list(row.images[by_class, 0].numpy()), axis=1))
-    _picture(axes, np.concatenate(canvas), range(10))
+    _picture(axes, np.concatenate(canvas), classes)
     axes.set(title=title, ylabel="generation")
     axes.set_yticks(14 + 28 * np.arange(len(rows)), labels=map(generation_name, rows))
 
@@ -129,11 +129,10 @@ def draw_metric(axes, runs, name, controls=(), floor=None):
     """One metric over the generations of {label: rows}, on the band of the rows of `controls`, over
     what real images have (`floor`); a cross for a generation where it is not finite."""
     beside = style.finite([row.get(name, np.nan) for row in controls])
-    style.band(axes, beside, f"{len(beside)} models of real images")
+    style.band(axes, beside, f"{len(beside)} control models (real images only)")
     if floor:
-        style.level(
-            axes, float(floor[name]), f"{floor['N']} real {floor['real'].split(' against')[0]}"
-        )
+        images = f"{floor['N']} real {floor['real'].split(' against')[0]}"
+        style.level(axes, float(floor[name]), f"{images}: the best possible")
     shown = [beside]
     for i, (label, rows) in enumerate(runs.items()):
         generations = np.array([row["generation"] for row in rows])

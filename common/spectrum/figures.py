@@ -11,7 +11,7 @@ from common.spectrum import WATCHED
 from common.spectrum.posterior import LABELS
 
 FLOOR = 1e-16  # of an eigenvalue relative to the largest, in logarithmic figures
-OFF = "where no image is near, ideally"
+OFF = "directions without doubt, ideally"
 IDEAL = {"color": "black", "lw": 0.8, "ls": "--"}
 LEAST_RANGE = 5  # per cent to both sides that an axis of changes shows at least
 
@@ -27,32 +27,30 @@ def eigenvalue_curves(arrays, title, controls=()):
     ideal = "$1/\\sigma_t^2$", arrays["sigma"] ** -2.0
     figure, panels = _spectra(arrays, title, controls, curves, ideal)
     for axes in panels:
-        axes.set(xscale="log", yscale="log")
-    style.label_below(panels, "rank from the smallest (log axis)")
+        axes.set_yscale("log")
     panels[0].set_ylabel("eigenvalue of $J^TJ$ (log axis)")
     return figure
 
 
 def sigma_J(arrays, title, controls=()):
-    """All singular values of sigma_t J, mean over anchors, a line per generation. Directions off
-    the data have the value 1 in an ideal denoiser (Tweedie: there the posterior variance is zero),
-    directions along it less."""
+    """All singular values of sigma_t J, mean over anchors, a line per generation, as
+    `eigenvalue_curves`. Directions off the data have the value 1 in an ideal denoiser (Tweedie:
+    there the posterior variance is zero), directions along it less."""
 
     def curves(of, i):
-        return np.sqrt(of["eigenvalues"][:, i]).mean(axis=1) * of["sigma"][i]
+        return np.sqrt(of["eigenvalues"][:, i]).mean(axis=1)[:, ::-1] * of["sigma"][i]
 
     ideal = "1", np.ones(len(arrays["t"]))
     figure, panels = _spectra(arrays, title, controls, curves, ideal)
     for axes in panels:
         axes.set_ylim(0, None)
-    style.label_below(panels, "index from the largest")
     panels[0].set_ylabel("singular value of $\\sigma_t J$")
     return figure
 
 
 def _spectra(arrays, title, controls, curves, ideal):
-    """A panel per timestep with curves(arrays, i) (G, D) of the i-th, over the range of controls
-    and a dashed line at the ideal, its name and (T,)."""
+    """A panel per timestep with curves(arrays, i) (G, D) of the i-th, the smallest first, over the
+    range of controls and a dashed line at the ideal, its name and (T,)."""
     name, heights = ideal
     figure, panels = style.panels(len(arrays["t"]), title, 2.0, columns=3)
     for i, axes in enumerate(panels):
@@ -62,11 +60,12 @@ def _spectra(arrays, title, controls, curves, ideal):
         if controls:
             beside = np.concatenate([curves(control, i) for control in controls])
             low, high = beside.min(axis=0), beside.max(axis=0)
-            text = f"{len(beside)} models of real images"
+            text = f"{len(beside)} control models (real images only)"
             axes.fill_between(index, low, high, color=style.BAND, lw=0, label=text)
         for row, colour in zip(rows, style.generation_colours(len(rows)), strict=True):
             axes.plot(index, row, color=colour, lw=1)
-        axes.set_title(_time_title(arrays, i))
+        axes.set(title=_time_title(arrays, i), xscale="log")
+    style.label_below(panels, "rank from the smallest (log axis)")
     style.generation_bar(figure, panels, arrays["generations"])
     figure.legend(
         *panels[0].get_legend_handles_labels(),
@@ -111,11 +110,12 @@ def statistics(runs, title, controls=()):
         n = sum(len(arrays["generations"]) for arrays, _ in controls)
         several = len(next(iter(runs.values()))[0]["t"]) > 1
         edges = several * ", edges in the line of their t"
-        start = f"the mean of {n} models of real images (grey: their range{edges})"
-    note = "where a logarithm is named, change of the quantity itself\n"
-    note += "C = I − σ(J + Jᵀ)/2; s: singular values of J; v: principal directions of the data"
+        start = f"the mean of {n} control models (grey: their range{edges})"
     figure, panels = style.panels(len(names), "", 1.5, columns=3)
-    figure.suptitle(f"{title}\nchange from {start};\n{note}".strip())
+    figure.suptitle(f"{title}\nchange from {start}".strip())
+    note = "C = I − σ(J + Jᵀ)/2; s: singular values of J; λ: eigenvalues; v: principal directions "
+    note += "of the data;\nwhere a logarithm is named, change of the quantity itself"
+    figure.supxlabel(note, fontsize=7)
     for axes, name in zip(panels, names, strict=True):
         reach = style.finite(_draw_changes(axes, runs, controls, name))
         axes.set_ylim(1.1 * min([-LEAST_RANGE, *reach]), 1.1 * max([LEAST_RANGE, *reach]))

@@ -53,7 +53,7 @@ for _w, _full, _fixed, _fresh in (
 
 
 def rows(loops, horizon):
-    """A row per claim, of the `files.Loop`s of a study, whose last generation is horizon - 1.
+    """A row per claim, of the `files.Kept`s of a study, whose last generation is horizon - 1.
 
     change: the mean over loops of the change of log FID, or of precision and recall as a fraction
     of where they began (recall that begins lower has less to lose), with `against` the difference

@@ -80,7 +80,7 @@ def _record(unit, made):
     }
 
 
-class Loop(NamedTuple):
+class Kept(NamedTuple):
     """A unit's file: what `collected` put there, and its record."""
 
     path: Path
@@ -125,7 +125,7 @@ def load(folder, role):
     found = []
     for path in sorted(folder.glob("*.npz")):
         arrays = storage.load_arrays(path, SCRIPT)
-        found.append(Loop(path, arrays, json.loads(str(arrays["record"]))))
+        found.append(Kept(path, arrays, json.loads(str(arrays["record"]))))
     loops = [loop for loop in found if loop.record["role"] == role]
     loops.sort(key=lambda loop: [loop.record[key] for key in ("dose", "arm", "seed")])
     if not loops:

@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from diffusers import DPMSolverMultistepScheduler
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from common.data import load_real
 from common.machine import storage
@@ -104,14 +105,16 @@ def drawn(curves):
     kinds = [*dict.fromkeys(name.removesuffix(CLIPPED) for name in curves)]
     for name, points in curves.items():
         look = style.style(kinds.index(name.removesuffix(CLIPPED)))
-        look["ls"] = "-" if name.endswith(CLIPPED) else "--"
+        look["ls"] = "" if len(points) == 1 else "-" if name.endswith(CLIPPED) else "--"
         axes.plot(*zip(*points, strict=True), **look, label=name)
-    axes.set(xscale="log", yscale="log", xlabel="passes through the network", ylabel="FID")
+    axes.set(xscale="log", yscale="log", xlabel="passes through the network (log axis)")
+    axes.set_ylabel("FID (log axis)")
     passes = sorted({n for points in curves.values() for n, _ in points})
     axes.set_xticks(passes, map(str, passes))
     axes.xaxis.minorticks_off()
-    for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        formatted("{x:g}")
+    axes.yaxis.set_major_locator(FixedLocator([10, 15, 20, 30, 40, 50, 70, 100, 150, 200]))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     figure.legend(loc="outside right upper")
     return figure
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -24,14 +25,13 @@ from common.metrics.fid import calculate_frechet_distance, feature_statistics
 from common.metrics.lenet import extract_mnist_features
 from common.metrics.neighbours import distance_to_training, entropy
 from common.metrics.prdc import compute_prdc_slice, nearest_radii
-from common.model.sample import generate_samples
+from common.model.sample import Sampling, generate_samples
 from common.run.folder import Run, load_ddpm, load_images, load_lenet
 from common.seeds import INITIAL, Seeds
 from common.spectrum import jacobian, posterior
 
 N, N_LOSS, N_ANCHORS, N_TANGENT = 1000, 200, 20, 100
 T, REPEATS = 50, 3
-CHAIN = ("sampler", "sample_steps", "eta", "clip_x0")
 
 
 def seconds_of(work):
@@ -47,14 +47,14 @@ def seconds_of(work):
 def of_samples(run, constants, real):
     """{step or stream: seconds} of what needs N samples."""
     lenet, training = load_lenet(run.prmodel), load_images(run.samples(INITIAL))
-    chain = {name: constants[name] for name in CHAIN}
+    chain = Sampling.of(SimpleNamespace(**constants, max_c=500))
     reference, known = (extract_mnist_features(d.images, lenet) for d in (real, training))
     real_statistics, radii = feature_statistics(reference), nearest_radii(reference)
     ddpm, partial = load_ddpm(run.model(0)), Path(tempfile.mkdtemp()) / "part"
-    how = {"max_c": 500, "seeds": Seeds(0, "benchmark"), "stage": "samples", "name": "samples"}
+    how = {"seeds": Seeds(0, "benchmark"), "stage": "samples", "name": "samples"}
     how |= {"partial_path": partial, "save_every": 1e9}
     steps, found = {}, {}
-    samples, steps["sampling"] = seconds_of(lambda: generate_samples(ddpm, N, 0, **how, **chain))
+    samples, steps["sampling"] = seconds_of(lambda: generate_samples(ddpm, N, 0, chain, **how))
     features, steps["their features"] = seconds_of(
         lambda: extract_mnist_features(samples.images, lenet)
     )

@@ -24,7 +24,7 @@ from common.study.files import Study
 from common.study.report import Question
 
 SCRIPT = ROOT / "jacobian" / "study.py"
-COMMITTED = ROOT / "jacobian" / "study" / "digits"
+COMMITTED = ROOT / "jacobian" / "study"
 ALPHA, G = 0.05, 5
 FID, LOSS = "log FID", "log denoising loss t=50"
 
@@ -74,16 +74,13 @@ def times(folder, arm, stream, sign=None, **of):
     return np.where(alarms.any(1), alarms.argmax(1), horizon)
 
 
-@pytest.fixture(scope="module")
-def committed(tmp_path_factory):
-    """The committed units, reported as by study.py --report, and {"role", "horizon"}: those of role
-    test when there are controls among them, else the pilot's, whose last control is shorter."""
-    folder = shutil.copytree(COMMITTED, tmp_path_factory.mktemp("committed") / "digits")
-    units = [storage.load_arrays(path, "") for path in sorted(folder.glob("control_*.npz"))]
-    roles = [json.loads(str(unit["record"]))["role"] for unit in units]
-    role = "test" if roles.count("test") > 1 else "pilot"
-    lengths = [len(of["generations"]) for of, its in zip(units, roles, strict=True) if its == role]
-    of = {"role": role, "horizon": min(lengths) - 1}
+@pytest.fixture(scope="module", params=["digits", "digits2"])
+def committed(tmp_path_factory, request):
+    """A folder of committed units, reported as by study.py --report, and {"role", "horizon"}."""
+    folder = tmp_path_factory.mktemp("committed") / request.param
+    left_out = shutil.ignore_patterns("prmodel.*", "runs")
+    shutil.copytree(COMMITTED / request.param, folder, ignore=left_out)
+    of = {"role": "test", "horizon": 5}
     return folder, made_again(folder, **of), of
 
 
@@ -105,8 +102,7 @@ def test_the_committed_files_give_the_same_bytes_again(committed):
     assert {"study.csv", "verdict.json", "claims.csv", "power.png", "report.html"} <= before.keys()
     assert made_again(folder, **of) == before
     for name in ("study.csv", "verdict.json", "claims.csv"):
-        if (COMMITTED / name).exists():
-            assert (COMMITTED / name).read_bytes() == before[name]
+        assert (COMMITTED / folder.name / name).read_bytes() == before[name]
 
 
 def test_numbers_of_the_committed_files_by_other_code(committed):
