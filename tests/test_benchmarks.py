@@ -47,12 +47,12 @@ def test_training_learns_as_fast():
 
 def test_a_row_is_measured_and_checked(monkeypatch):
     """What two sides must agree on is asserted, in the benchmark too."""
-    monkeypatch.setitem(speed.ROWS, "fid", lambda: speed.fid()._replace(repeats=1))
-    plain, ours, row = speed.measured("fid")
-    assert len(plain) == len(ours) == 1 and min(plain + ours) > 0 and row.target == 1
-    monkeypatch.setitem(speed.ROWS, "fid", lambda: row._replace(ours=lambda: 0.0))
+    plain, ours = speed.measured("fid", 1)
+    assert len(plain) == len(ours) == 1 and min(plain + ours) > 0
+    wrong = speed.fid()._replace(ours=lambda: 0.0)
+    monkeypatch.setattr(speed, "row_of", lambda name: wrong)
     with pytest.raises(AssertionError, match="textbook and ours disagree"):
-        speed.measured("fid")
+        speed.measured("fid", 1)
 
 
 def test_what_measures_a_run_takes_one(finished, tmp_path, monkeypatch, capsys):

@@ -97,12 +97,11 @@ def alarms(found):
     """When the primary stream and FID alarmed, from onset_w{w}.json of calibrated loops, the first
     of which is the page's."""
     at, primary = found["runs"][0]["onsets"], found["primary"]
-    names = {primary: "the spectrum", found["reference"]: found["reference"].removeprefix("log ")}
+    names = {primary: f"the spectrum ({primary})", found["reference"]: found["reference"]}
     when = {name: f"at generation {at[name]['generation']}" if at[name] else "never" for name in at}
-    left = " and ".join(f"{text} {when[name]}" for name, text in names.items())
+    first = ", ".join(f"{text} {when[name]}" for name, text in names.items())
     loops, last = _count(len(found["controls"]), "control loop"), found["horizon"] - 1
-    judged = f"in generations 0 to {last}; the spectrum is {primary}"
-    return f"What {loops} do was left by {left}, {judged}."
+    return f"First alarm, judged by {loops} in generations 0 to {last}: {first}."
 
 
 def compared(loops, generation):

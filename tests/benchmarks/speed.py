@@ -3,13 +3,16 @@
     python tests/benchmarks/speed.py               all rows of the table in common/model/README.md
     python tests/benchmarks/speed.py fid loader    some of them
 
-Rounds are interleaved, so that other work on the machine hits both alike: median times, and the
-median, smallest and largest ratio of a round's two. What both compute must agree. Peak memory is
-that of a process that does nothing else. Lines below the table say what bounds the ratios.
+Each side has a process, ours set up as the scripts do. Rounds are interleaved, so that other work
+on the machine hits both alike: median times, and the median, smallest and largest ratio of a
+round's two. What both compute must agree. Peak memory is that of a process that does nothing else.
+Lines below the table say what bounds the ratios.
 """
 
 import argparse
 import contextlib
+import functools
+import multiprocessing
 import os
 import platform
 import statistics
@@ -17,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from common.data import LabelledImages, batches, load_real, quantised
+from common.machine import device
 from common.machine.errors import UserError
 from common.metrics import PRDC_K
 from common.metrics.fid import calculate_frechet_distance, feature_statistics
@@ -299,22 +304,45 @@ ROWS = {
 }
 
 
-def measured(name):
-    """The seconds of both sides of a row in each round, and the row."""
-    row = ROWS[name]()
-    seconds = {side: [] for side in (row.textbook, row.ours)}
+row_of = functools.cache(lambda name: ROWS[name]())
+
+
+def set_up(side):
+    torch.set_num_threads(THREADS)
+    if side == "ours":
+        device.set_up(deterministic=False)
+
+
+def timed(name, side):
+    """The seconds that a side of a row takes, and its result."""
+    work = getattr(row_of(name), side)
+    time.sleep(0.2)  # until threads that wait busily for more of the last work give up
+    start = time.perf_counter()
     with contextlib.redirect_stdout(None):  # progress
-        if row.repeats > 1:  # a first call is slower
-            row.textbook(), row.ours()
-        for _ in range(row.repeats):
-            results = []
-            for side, times in seconds.items():
-                time.sleep(0.2)  # until threads that wait busily for more of the last work give up
-                start = time.perf_counter()
-                results.append(side())
-                times.append(time.perf_counter() - start)
-    assert row.agree(*results), f"{name}: textbook and ours disagree: {results}"
-    return *seconds.values(), row
+        result = work()
+    return time.perf_counter() - start, result
+
+
+def measured(name, repeats, run=timed):
+    """The seconds of both sides of a row in each round. run: who calls `timed`, and where."""
+    if repeats > 1:  # a first call is slower
+        run(name, "textbook"), run(name, "ours")
+    rounds = [(run(name, "textbook"), run(name, "ours")) for _ in range(repeats)]
+    (_, plain), (_, ours) = rounds[-1]
+    assert row_of(name).agree(plain, ours), f"{name}: textbook and ours disagree: {plain}, {ours}"
+    return [[seconds for seconds, _ in side] for side in zip(*rounds, strict=True)]
+
+
+@contextlib.contextmanager
+def processes():
+    """`timed` in a process for each side."""
+    with contextlib.ExitStack() as stack:
+        context = multiprocessing.get_context("spawn")
+        pools = {
+            side: stack.enter_context(ProcessPoolExecutor(1, context, set_up, [side]))
+            for side in ("textbook", "ours")
+        }
+        yield lambda name, side: pools[side].submit(timed, name, side).result()
 
 
 def peak(name, side):
@@ -340,33 +368,35 @@ def main():
     parser.add_argument("--side", choices=["textbook", "ours"], help="once, for its peak memory")
     parser.add_argument("--prdc_60000", action="store_true", help="the line below the table")
     given = parser.parse_args()
-    torch.set_num_threads(THREADS)
+    set_up(given.side or "ours")
     if given.prdc_60000:
         prdc_of_all()
         print(peak_of_this_process())
         return
     if given.side:
-        getattr(ROWS[given.rows[0]](), given.side)()
+        getattr(row_of(given.rows[0]), given.side)()
         print(peak_of_this_process())
         return
     print(f"{platform.machine()}, {THREADS} of {os.cpu_count()} cores, torch {torch.__version__}\n")
     print("| work | textbook | ours | ratio | target | peak memory, textbook / ours |")
     print("| --- | --- | --- | --- | --- | --- |")
     notes = []
-    for name in given.rows or ROWS:
-        try:
-            plain, ours, row = measured(name)
-        except UserError as error:
-            notes.append(f"Left out: {name}: {error}")
-            continue
-        ratios = sorted(a / b for a, b in zip(plain, ours, strict=True))
-        plain, ours, ratio = (statistics.median(each) for each in (plain, ours, ratios))
-        memory = " / ".join(peak(name, side) for side in ("textbook", "ours"))
-        print(
-            f"| {row.work} | {plain:.3g} s | {ours:.3g} s | {ratio:.2f} ({ratios[0]:.2f} to "
-            f"{ratios[-1]:.2f}) | {row.target} | {memory} MB |",
-            flush=True,
-        )
+    with processes() as run:
+        for name in given.rows or ROWS:
+            try:
+                row = row_of(name)
+            except UserError as error:
+                notes.append(f"Left out: {name}: {error}")
+                continue
+            plain, ours = measured(name, row.repeats, run)
+            ratios = sorted(a / b for a, b in zip(plain, ours, strict=True))
+            plain, ours, ratio = (statistics.median(each) for each in (plain, ours, ratios))
+            memory = " / ".join(peak(name, side) for side in ("textbook", "ours"))
+            print(
+                f"| {row.work} | {plain:.3g} s | {ours:.3g} s | {ratio:.2f} ({ratios[0]:.2f} to "
+                f"{ratios[-1]:.2f}) | {row.target} | {memory} MB |",
+                flush=True,
+            )
     if not given.rows:
         notes += [all_real_images(), where_sampling_goes()]
     print("", *notes, sep="\n")

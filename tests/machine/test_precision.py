@@ -1,7 +1,13 @@
-"""TF32 is for training and sampling only; spectra and features get all of float32."""
+"""TF32 is for training and sampling only; spectra and features get all of float32. And memory."""
+
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
+from tiny import ROOT
 
 from common.loop import loop
 from common.machine import device
@@ -51,3 +57,28 @@ def test_jacobians_and_features_are_computed_without_tf32(monkeypatch):
 def test_scripts_allow_tf32_on_cuda():
     loop._use_device(type("Constants", (), {"deterministic": False}))
     assert states() == [on for _, _, on, _ in device._switches()]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the GNU C library")
+def test_memory_that_was_freed_is_kept_for_what_is_wanted_next():
+    """Even where the environment says otherwise, as on a worker of Dask: 20 times 20 MB would be
+    100,000 pages that are taken again."""
+    code = (
+        "import resource, torch\n"
+        "from common.machine import device\n"
+        "def faults():\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def use():\n"
+        "    return [torch.ones(1_000_000) for _ in range(5)] and None\n"
+        "device.keep_memory()\n"
+        "use()\n"
+        "before = faults()\n"
+        "for _ in range(20):\n"
+        "    use()\n"
+        "print(faults() - before)\n"
+    )
+    told = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=told, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 10_000

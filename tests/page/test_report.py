@@ -287,8 +287,8 @@ def test_the_alarms_are_said_with_what_they_rest_on():
         "runs": [{"onsets": {"x t=50": {"generation": 2, "direction": "up"}, "log FID": None}}],
     }
     assert words.alarms(found) == (
-        "What three control loops do was left by the spectrum at generation 2 and FID never, in "
-        "generations 0 to 3; the spectrum is x t=50."
+        "First alarm, judged by three control loops in generations 0 to 3: the spectrum (x t=50) "
+        "at generation 2, log FID never."
     )
 
 
