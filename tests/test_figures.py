@@ -104,7 +104,7 @@ def test_floor_and_controls_are_drawn_where_they_are():
     (band,) = axes.patches
     assert (band.get_y(), band.get_height()) == (12, 18)
     lines = {line.get_label(): line for line in axes.lines}
-    assert lines["750 real training images: the best possible"].get_ydata() == [2, 2]
+    assert lines["750 real images (best possible)"].get_ydata() == [2, 2]
     np.testing.assert_array_equal(lines["samples"].get_ydata(), [15, 20, 25, 30, 35])
     assert not plots.fid(made_rows(4), LONG, FLOOR).axes[0].patches
 
@@ -203,7 +203,7 @@ def test_all_eigenvalues_are_drawn_with_the_ideal_and_what_controls_span(spectra
     at_first = band.get_paths()[0].vertices
     at_first = at_first[at_first[:, 0] == 1][:, 1]
     assert (min(at_first), max(at_first)) == pytest.approx((min(smallest), max(smallest)))
-    assert "4 control models (real images only)" in check(figure)
+    assert "4 control models" in check(figure)
 
 
 def test_singular_values_are_drawn_from_zero_with_the_ideal_1(spectra):

@@ -60,7 +60,7 @@ def _draw_free_end(axes, run, controls):
         title=f"singular values of $\\sigma_t J$ at t = {arrays['t'][0]}\n(higher: less doubt)",
         xlabel="rank from the smallest (log axis)",
         xscale="log",
-        ylabel="ratio to the mean of control models",
+        ylabel="ratio to control models",
     )
     axes.set_xticks((1, 2, 5, 10, 20, FREE_END), map(str, (1, 2, 5, 10, 20, FREE_END)))
     axes.xaxis.minorticks_off()

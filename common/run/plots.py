@@ -129,10 +129,9 @@ def draw_metric(axes, runs, name, controls=(), floor=None):
     """One metric over the generations of {label: rows}, on the band of the rows of `controls`, over
     what real images have (`floor`); a cross for a generation where it is not finite."""
     beside = style.finite([row.get(name, np.nan) for row in controls])
-    style.band(axes, beside, f"{len(beside)} control models (real images only)")
+    style.band(axes, beside, f"{len(beside)} control models")
     if floor:
-        images = f"{floor['N']} real {floor['real'].split(' against')[0]}"
-        style.level(axes, float(floor[name]), f"{images}: the best possible")
+        style.level(axes, float(floor[name]), f"{floor['N']} real images (best possible)")
     shown = [beside]
     for i, (label, rows) in enumerate(runs.items()):
         generations = np.array([row["generation"] for row in rows])

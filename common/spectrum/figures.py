@@ -60,7 +60,7 @@ def _spectra(arrays, title, controls, curves, ideal):
         if controls:
             beside = np.concatenate([curves(control, i) for control in controls])
             low, high = beside.min(axis=0), beside.max(axis=0)
-            text = f"{len(beside)} control models (real images only)"
+            text = f"{len(beside)} control models"
             axes.fill_between(index, low, high, color=style.BAND, lw=0, label=text)
         for row, colour in zip(rows, style.generation_colours(len(rows)), strict=True):
             axes.plot(index, row, color=colour, lw=1)
@@ -115,7 +115,6 @@ def statistics(runs, title, controls=()):
     figure.suptitle(f"{title}\nchange from {start}".strip())
     note = "C = I − σ(J + Jᵀ)/2; s: singular values of J; λ: eigenvalues; v: principal directions "
     note += "of the data;\nwhere a logarithm is named, change of the quantity itself"
-    figure.supxlabel(note, fontsize=7)
     for axes, name in zip(panels, names, strict=True):
         reach = style.finite(_draw_changes(axes, runs, controls, name))
         axes.set_ylim(1.1 * min([-LEAST_RANGE, *reach]), 1.1 * max([LEAST_RANGE, *reach]))
@@ -126,7 +125,8 @@ def statistics(runs, title, controls=()):
     for axes in panels[::3]:
         axes.set_ylabel("change, %")
     keys = panels[0].get_legend_handles_labels()
-    figure.legend(*keys, loc="outside lower center", ncols=4 if len(runs) == 1 else 2)
+    columns = 4 if len(runs) == 1 else 2
+    figure.legend(*keys, loc="outside lower center", ncols=columns, title=note, title_fontsize=7)
     return figure
 
 

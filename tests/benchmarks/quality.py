@@ -1,6 +1,6 @@
 """What a CPU evening buys: FID and recall of an initial model over the seconds that it took.
 
-    python tests/benchmarks/quality.py jacobian/figures/fid_over_seconds.png 0 1
+    python tests/benchmarks/quality.py jacobian/figures/fid_over_seconds.png 0
 
 After the figure's path: seeds. Runs `initialmain.py --recipe laptop` with networks and trainings of
 several sizes, and with the published constants, in one process of one thread per core; the seconds
@@ -34,6 +34,7 @@ from common.seeds import INITIAL
 SCRIPT = Path(__file__).resolve().parents[2] / "FullSynthetic" / "DDPM-MNIST" / "initialmain.py"
 N, WIDTHS, STEPS, GOOD = 1000, (8, 16, 32), (250, 500, 1000, 2000), 20
 PUBLISHED = f"--dataset digits --n_feat 16 --N_real {N} --N_with_w {N} --n_epoch"
+TICKS = (30, 60, 120, 240, 480)
 PUBLISHED_EPOCHS, BATCH, N_T = (320, 40), 128, 500
 
 
@@ -81,13 +82,17 @@ def drawn(rows):
     """A Figure of FID and recall over seconds from [(what, seed, seconds, scores)]."""
     title = "1,000 samples of the initial model, by the laptop recipe with 250 to 2,000 steps"
     figure, panels = style.panels(2, title, 2.4)
-    for axes, (name, label) in zip(panels, {"fid": "FID", "recall": "recall"}.items(), strict=True):
+    for axes, name in zip(panels, ("fid", "recall"), strict=True):
         for i, n_feat in enumerate(WIDTHS):
             kind = f"laptop, n_feat {n_feat},"
             points = [(s, found[name]) for what, _, s, found in rows if what.startswith(kind)]
-            axes.plot(*zip(*points, strict=True), **style.style(i) | {"ls": ""}, label=kind[8:-1])
-        style.honest_axis(axes, axes.dataLim.intervaly, label)
-        axes.set(xscale="log", xlabel="seconds of one core")
+            axes.plot(*zip(*sorted(points), strict=True), **style.style(i), label=kind[8:-1])
+        axes.set(xscale="log", xlabel="seconds of one core (log axis)")
+        axes.set_xticks(TICKS, map(str, TICKS))
+        axes.xaxis.minorticks_off()
+    panels[0].set(yscale="log", ylabel="FID (log axis)")
+    panels[0].set_yticks((10, 20, 50, 100, 200, 500), map(str, (10, 20, 50, 100, 200, 500)))
+    panels[1].set(ylim=(0, 1), ylabel="recall")
     style.level(panels[0], GOOD, f"FID {GOOD}")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
