@@ -74,7 +74,7 @@ def _of_controls(controls):
         ends = (min(rows, key=lambda row: row[name]), max(rows, key=lambda row: row[name]))
         ranges.append(" to ".join(dict.fromkeys(map(text, ends))))
     loops = _count(sum(len(of) > 0 for of in controls), "control loop")
-    return f"; {loops}, on real images only, stayed at FID {ranges[0]} and recall {ranges[1]}"
+    return f"; {loops}, on real images only, stayed within FID {ranges[0]} and recall {ranges[1]}"
 
 
 def _fid(row):
@@ -113,8 +113,8 @@ def compared(loops, generation):
     found.sort(key=lambda each: each[1]["fid"])
     texts = [f"{name} (FID {_fid(row)}, recall {_recall(row)})" for name, row in found]
     at = "the initial model" if generation == INITIAL else f"generation {generation}"
-    if len(texts) == 1:
-        return f"At {at}: {texts[0]}."
+    if len({text.partition(" (")[2] for text in texts}) == 1:
+        return f"At {at}: {' and '.join(texts)}."
     return f"At {at}, FID is lowest in {texts[0]} and highest in {texts[-1]}."
 
 

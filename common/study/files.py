@@ -142,9 +142,9 @@ def _check(loop, first):
         raise Refusal(f"{name} holds {record['arm']}, seed {record['seed']}: name it back")
     if record["schema"] != SCHEMA:
         raise Refusal(f"{name} has schema {record['schema']}, not {SCHEMA}: make it anew")
-    for key in ("study", "protocol_sha256"):  # a pilot has no protocol, or a draft
-        if record[key] != other[key] and (key, record["role"]) != ("protocol_sha256", "pilot"):
-            raise Refusal(f"{name} has another {key} than {first.path.name}: they do not mix")
+    key = "protocol_sha256"
+    if record[key] != other[key] and record["role"] != "pilot":  # which has none, or a draft
+        raise Refusal(f"{name} has another {key} than {first.path.name}: they do not mix")
     for key in ("streams", "directions"):
         if loop.arrays[key].tolist() != first.arrays[key].tolist():
             raise Refusal(f"{name} has other {key} than {first.path.name}: they do not mix")

@@ -1,8 +1,11 @@
 """A study's results in words, and its page."""
 
+import numpy as np
+
 from common.page import render
 from common.page.words import number
-from common.study import figures
+from common.study import figures, power
+from common.study.power import CONTROL
 
 SCRIPT = "jacobian/study.py"  # what makes unit files and the report
 
@@ -51,7 +54,15 @@ def _answer(question, result):
     first, holm = (
         _where(claim for claim in claims if claim[kind]) for kind in ("first", "first_holm")
     )
+    n = max(of["n"] for arm, of in result["loops"].items() if arm != CONTROL)
+    least = power.mcnemar(np.ones(n, bool), np.zeros(n, bool))[2]
     text = f"{question.primary} was not first: nowhere was it detected {both}. "
+    if least >= question.alpha:
+        text = (
+            f"Undecided: {n} loop{'s' * (n > 1)} of an arm are too few to show that "
+            f"{question.primary} is detected {both} (McNemar's test cannot go below p = "
+            f"{least:.2g}). "
+        )
     if any(claim["first"] for claim in claims):
         text = (
             f"{question.primary} was first, {both}, each at {question.alpha:.0%}, in {first}; with "

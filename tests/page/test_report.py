@@ -253,7 +253,8 @@ LOOP = [row(INITIAL, 18.22, 0.889), row(0, 37.8, 0.728), row(1, 86.88, 0.218)]
             LOOP,
             [[row(INITIAL, 500, 0), row(0, 8.35, 0.9)], [row(0, 21, 0.804)], []],
             "Over two generations FID rose from 18 to 87 and recall fell from 0.89 to 0.22; two "
-            "control loops, on real images only, stayed at FID 8.3 to 21 and recall 0.80 to 0.90.",
+            "control loops, on real images only, stayed within FID 8.3 to 21 and recall 0.80 to "
+            "0.90.",
         ),
         (
             [row(INITIAL, 18.4, 0.5), row(0, 18.3, 0.504)],
