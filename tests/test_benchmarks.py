@@ -1,6 +1,8 @@
-"""The textbook side of the benchmarks computes what ours does, on small inputs."""
+"""The textbook side of the benchmarks computes what ours does, on small inputs; those that measure
+runs take one."""
 
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -13,6 +15,7 @@ from common.metrics.prdc import compute_prdc_slice
 from common.model.sample import balanced_labels, ddpm_chain, fast_eps
 
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
+import quality
 import sampler_loops
 import sampling
 import speed
@@ -71,3 +74,21 @@ def test_what_measures_a_run_takes_one(finished, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert re.search(r"^\| FID \| 20 samples \| [\d.]+ \|", said, re.M)
     assert re.search(r"^\| spectrum of J and of C, one t \| 1 held out \| [\d.]+", said, re.M)
+
+
+def test_quality_has_a_row_for_each_size_and_the_published_constants(
+    finished, tmp_path, monkeypatch, capsys
+):
+    """With a finished run in place of each that it would train."""
+
+    def copied_run(folder, words):
+        shutil.copytree(finished, folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(quality, "initialmain", copied_run)
+    monkeypatch.setattr(quality, "N", 100)
+    quality.main(tmp_path / "figure.png", ["0"])
+    said = capsys.readouterr().out
+    assert len(re.findall(r"^\| laptop, n_feat \d+, \d+ steps \| 0 \|", said, re.M)) == 12
+    assert len(re.findall(r"^\| published, ", said, re.M)) == 2
+    assert re.search(r"320 epochs, textbook code: \d+ s", said)
+    assert (tmp_path / "figure.png").exists()

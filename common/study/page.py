@@ -18,7 +18,7 @@ def verdict(study, question, result):
     lines = [_answer(question, result)]
     lines.append(
         f"Judged were generations 0 to {question.horizon - 1} of {len(study.controls)} controls, "
-        + ", ".join(f"{len(loops)} loops of {arm}" for arm, loops in study.arms.items())
+        + ", ".join(f"{len(loops)} of {arm}" for arm, loops in study.arms.items())
         + f" (study {study.facts['study']}, role {study.facts['role']}); "
         f"{study.facts['n_of_other_roles']} units of other roles do not count."
     )

@@ -1,4 +1,4 @@
-"""Times every stage of a generation against textbook code in the same process.
+"""Times every stage of a generation against textbook code in the same run.
 
     python tests/benchmarks/speed.py               all rows of the table in common/model/README.md
     python tests/benchmarks/speed.py fid loader    some of them

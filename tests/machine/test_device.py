@@ -1,4 +1,4 @@
-"""TF32 is for training and sampling only; spectra and features get all of float32. And memory."""
+"""TF32 is for training and sampling only; spectra and features get all of float32. Memory stays."""
 
 import os
 import platform
