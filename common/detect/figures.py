@@ -1,5 +1,7 @@
 """The figure of a detection: every stream over the generations, with its threshold and alarms."""
 
+from collections import Counter
+
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -13,6 +15,7 @@ LOSS = streams.KINDS["denoising_loss"].name
 LINEAR = 3  # z-scores beyond this are drawn by their logarithm
 ALARM = {"ms": 8, "mfc": "white", "mew": 1.4, "ls": "", "zorder": 3, "clip_on": False}
 EXPLORED = "0.45"  # the grey of the names of streams that alarm both ways
+UNJUDGED = {"fc": "none", "ec": style.FAINT, "hatch": "////", "lw": 0}
 METRIC = {"color": "black", "marker": ".", "ls": "-"}  # the style of streams without a timestep
 
 
@@ -33,7 +36,7 @@ def onsets(loops, controls, calibration, primary):
     places = dict.fromkeys(streams.kind_and_place(name)[1] for name in loops[0].names)
     styles = {place: style.style(i) for i, place in enumerate(filter(None, places))}
     figure, panels = style.panels(len(groups), "", 1.3)
-    figure.suptitle(_title(loops, controls, calibration, primary))
+    figure.suptitle(_title(loops, calibration, primary))
     for axes, (kind, names) in zip(panels, groups.items(), strict=True):
         for name in names:
             look = styles.get(streams.kind_and_place(name)[1], METRIC)
@@ -54,7 +57,8 @@ def onsets(loops, controls, calibration, primary):
     style.label_below(panels, "generation")
     for axes in panels[::4]:
         axes.set_ylabel("change" if calibration is None else "z-score")
-    keys = _keys(styles, len(controls), calibration)
+    unjudged = calibration is not None and _last(loops) >= calibration.horizon
+    keys = _keys(styles, len(controls), calibration, unjudged)
     figure.legend(handles=keys, loc="outside lower center", ncols=4)
     return figure
 
@@ -65,22 +69,18 @@ def _rank(kind, names, primary):
     return there.index(True)
 
 
-def _title(loops, controls, calibration, primary):
+def _title(loops, calibration, primary):
     if calibration is None:
         return "UNCALIBRATED (no control loops): change since generation 0"
     loss = f"{LOSS} t={primary.partition(' t=')[2]}"
     named = [name for name in dict.fromkeys((primary, FID, loss)) if name in loops[0].names]
     found = [dict(zip(loops[0].names, calibration.onsets(x.values), strict=True)) for x in loops]
-    lines = ["First alarm, at generation" + ", loop by loop" * (len(loops) > 1)]
+    lines = [f"First alarm in generations 0 to {calibration.horizon - 1}"]
     for name in named:
         alarms = ["never" if of[name] is None else str(of[name].generation) for of in found]
-        lines.append(f"{name}: {', '.join(alarms)}")
-    text = f"z-scores (logarithmic beyond ±{LINEAR}) against {len(controls)} control loops, judged "
-    text += f"in generations 0 to {calibration.horizon - 1}"
-    longer = any(len(loop.generations) > calibration.horizon for loop in loops)
-    text += longer * " (hatched: not judged)"
-    text += "; arrows: the side of alarms; grey names: exploratory"
-    return "\n".join([*lines, style.wrapped(text, 95)])
+        numbers = [f"{at} ({n} loops)" for at, n in sorted(Counter(alarms).items())]
+        lines.append(f"{name}: {', '.join(numbers if len(loops) > 1 else alarms)}")
+    return "\n".join(lines)
 
 
 def _change(axes, loops, name, look):
@@ -116,7 +116,7 @@ def _share_z(panels, loops, calibration):
     """The same axes for all panels of z-scores, the logarithm of large ones; and the horizon."""
     low = 1.5 * min(axes.get_ylim()[0] for axes in panels)  # room for triangles
     high = 1.5 * max(axes.get_ylim()[1] for axes in panels)
-    last = max(loop.generations[-1] for loop in loops)
+    last = _last(loops)
     decades = max(0, int(np.log10(max(-low, high, LINEAR) / LINEAR)))
     heights = LINEAR * 10.0 ** np.arange(0, decades + 1, -(-(decades + 1) // 3))
     ticks = [tick for tick in (*-heights, 0, *heights) if low <= tick <= high]
@@ -127,18 +127,27 @@ def _share_z(panels, loops, calibration):
         axes.minorticks_off()
         if last >= calibration.horizon:
             unjudged = calibration.horizon - 0.5, last + 0.5
-            axes.axvspan(*unjudged, fc="none", ec=style.FAINT, hatch="////", lw=0, zorder=0)
+            axes.axvspan(*unjudged, **UNJUDGED, zorder=0)
 
 
-def _keys(styles, n_controls, calibration):
+def _last(loops):
+    return max(loop.generations[-1] for loop in loops)
+
+
+def _keys(styles, n_controls, calibration, unjudged):
     """What the lines and marks of `onsets` mean."""
     keys = [Line2D([], [], label=f"t = {place}", **look) for place, look in styles.items()]
     keys.append(Line2D([], [], label="metric of samples", **METRIC))
+    keys.append(Line2D([], [], ls="", label="↑ ↓ the side of alarms"))
+    keys.append(Line2D([], [], ls="", label="grey title: exploratory"))
     if calibration is not None:
         keys += [
             Patch(color=style.BAND, label=f"range of {n_controls} control loops"),
             Line2D([], [], color="black", lw=0.8, ls="--", label="threshold"),
             Line2D([], [], label="first alarm, upwards", **ALARM, marker="^", mec="black"),
             Line2D([], [], label="first alarm, downwards", **ALARM, marker="v", mec="black"),
+            Line2D([], [], ls="", label=f"z-scores: log beyond ±{LINEAR}"),
         ]
+    if unjudged:
+        keys.append(Patch(**UNJUDGED, label="not judged"))
     return keys

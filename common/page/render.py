@@ -17,7 +17,7 @@ from torchvision.utils import make_grid
 
 from common.machine import storage
 from common.page import words
-from common.run.folder import generation_name
+from common.run.folder import generation_name, model_name
 from common.settings import number_text
 
 TEMPLATES = Environment(
@@ -27,7 +27,8 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters |= {"generation": generation_name, "numbers": words.numbers, "w": number_text}
+TEMPLATES.filters |= {"generation": generation_name, "model": model_name}
+TEMPLATES.filters |= {"numbers": words.numbers, "w": number_text}
 TEMPLATES.globals["words"] = words
 
 

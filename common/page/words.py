@@ -7,7 +7,7 @@ from pathlib import Path
 from common import recipes
 from common.metrics import NAMES
 from common.page.commands import constants_of
-from common.run.folder import generation_name
+from common.run.folder import generation_name, model_name
 from common.seeds import INITIAL
 
 METRICS = {**NAMES, "accuracy": "class accuracy"}
@@ -41,15 +41,14 @@ def happened(rows, controls):
         return "No generation has been measured yet."
     first, last = rows[0], rows[-1]
     if len(rows) == 1:
-        name = generation_name(first["generation"])
-        name = "the initial model" if name == "initial" else f"generation {name}"
-        return f"So far {name} alone: FID {_fid(first)}, recall {_recall(first)}."
+        fid, recall = _fid(first), _recall(first)
+        return f"So far {_the(first['generation'])} alone: FID {fid}, recall {recall}."
     n = sum(row["generation"] != INITIAL for row in rows)
     span = f"Over {_count(n, 'generation')}"
     if first["generation"] != INITIAL:
         span = f"From generation {first['generation']} to {last['generation']}"
     fid, recall = _change("FID", _fid, first, last), _change("recall", _recall, first, last)
-    return f"{span} {fid} and {recall}{_of_controls(controls)}."
+    return f"{span} {fid} and {recall}{_of_controls(controls)}.{_unmeasurable(rows)}"
 
 
 def _change(name, text, first, last):
@@ -61,6 +60,18 @@ def _change(name, text, first, last):
         return f"{name} went from {before} to {after}"
     verb = "rose" if last[metric] > first[metric] else "fell"
     return f"{name} {verb} from {before} to {after}"
+
+
+def _unmeasurable(rows):
+    """Where FID or recall is no finite number."""
+    finite = math.isfinite
+    bad = [row for row in rows if not (finite(row["fid"]) and finite(row["recall"]))]
+    names = ", ".join(generation_name(row["generation"]) for row in bad)
+    return f" Not a finite number: FID or recall of generation {names}." if bad else ""
+
+
+def _the(generation):
+    return "the " * (generation == INITIAL) + model_name(generation)
 
 
 def _of_controls(controls):
@@ -112,7 +123,7 @@ def compared(loops, generation):
         return "No generation that all loops have has been measured yet."
     found.sort(key=lambda each: each[1]["fid"])
     texts = [f"{name} (FID {_fid(row)}, recall {_recall(row)})" for name, row in found]
-    at = "the initial model" if generation == INITIAL else f"generation {generation}"
+    at = _the(generation)
     if len({text.partition(" (")[2] for text in texts}) == 1:
         return f"At {at}: {' and '.join(texts)}."
     return f"At {at}, FID is lowest in {texts[0]} and highest in {texts[-1]}."
