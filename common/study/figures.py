@@ -11,9 +11,6 @@ from common.study.power import CONTROL
 N_OTHERS = 3
 WIDE = {"width": style.TWO, "sharey": True}
 CAPTIONS = {
-    "spectra.png": "Mean spectra: eigenvalues of JᵀJ of self-consuming loops, as ratios to their "
-    "geometric mean over control models, from the smallest to the largest; grey: the range of the "
-    "control models",
     "power.png": "Power curves: fraction of loops detected by a generation, with 95 % intervals "
     "over loops and controls; controls are judged by one another; dotted: the false alarms asked "
     "for over the whole horizon; grey: all other streams",
@@ -22,6 +19,9 @@ CAPTIONS = {
     "leads.png": "Leads: generations by which the primary stream alarmed before another, "
     "with the number of loops; hollow triangles where one of the two had not alarmed at the end, "
     "bars the median and its interval; loops in which neither alarmed are not shown",
+    "spectra.png": "Mean spectra: eigenvalues of JᵀJ of self-consuming loops, as ratios to their "
+    "geometric mean over control models, from the smallest to the largest; grey: the range of the "
+    "control models",
 }
 
 

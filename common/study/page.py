@@ -15,7 +15,7 @@ SCRIPT = "jacobian/study.py"  # what makes unit files and the report
 
 def verdict(study, question, result):
     """The numbers in words: the answer first, then what it rests on."""
-    lines = [_answer(question, result)]
+    lines = [_answer(question, result), _before_and_after(question, result)]
     lines.append(
         f"Judged were generations 0 to {question.horizon - 1} of {len(study.controls)} controls, "
         + ", ".join(f"{len(loops)} of {arm}" for arm, loops in study.arms.items())
@@ -48,31 +48,35 @@ def verdict(study, question, result):
 
 
 def _answer(question, result):
-    """Where the primary was first, as the protocol defines it, and where before or after each."""
-    claims, pairs = result["first"], result["comparisons"]
+    """Where the primary was first, as the protocol defines it."""
+    claims, spectrum = result["first"], f"spectrum ({question.primary})"
     both = f"before {question.reference} and before {question.rival}"
     first, holm = (
         _where(claim for claim in claims if claim[kind]) for kind in ("first", "first_holm")
     )
     n = max(of["n"] for arm, of in result["loops"].items() if arm != CONTROL)
     least = power.mcnemar(np.ones(n, bool), np.zeros(n, bool))[2]
-    text = f"{question.primary} was not first: nowhere was it detected {both}. "
-    if least >= question.alpha:
-        text = (
-            f"Undecided: {n} loop{'s' * (n > 1)} of an arm are too few to show that "
-            f"{question.primary} is detected {both} (McNemar's test cannot go below p = "
-            f"{least:.2g}). "
-        )
     if any(claim["first"] for claim in claims):
-        text = (
-            f"{question.primary} was first, {both}, each at {question.alpha:.0%}, in {first}; with "
-            f"Holm's correction over {len(claims)} claims: {holm}. "
+        return (
+            f"The {spectrum} was first, {both}, each at {question.alpha:.0%}, in {first}; "
+            f"with Holm's correction over {len(claims)} claims: {holm}."
         )
+    if least >= question.alpha:
+        return (
+            f"Undecided: {n} loop{'s' * (n > 1)} of an arm are too few to show that the {spectrum} "
+            f"is detected {both} (McNemar's test cannot go below p = {least:.2g})."
+        )
+    return f"The {spectrum} was not first: nowhere was it detected {both}."
+
+
+def _before_and_after(question, result):
+    """Where the primary was before or after each of the others."""
+    texts = []
     for name in (question.reference, question.rival):
-        of = [pair for pair in pairs if pair["against"] == name]
+        of = [pair for pair in result["comparisons"] if pair["against"] == name]
         before, after = (_where(pair for pair in of if pair[kind]) for kind in ("before", "after"))
-        text += f"Detected before {name}: {before}; after it: {after}. "
-    return text.rstrip()
+        texts.append(f"Significantly before {name}: {before}; after it: {after}.")
+    return " ".join(texts)
 
 
 def _where(claims):

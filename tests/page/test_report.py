@@ -270,8 +270,8 @@ LOOP = [row(INITIAL, 18.22, 0.889), row(0, 37.8, 0.728), row(1, 86.88, 0.218)]
         (
             [row(INITIAL, 1234.5, 0), row(0, float("inf"), float("nan")), row(1, 99, 0.1)],
             [],
-            "Over two generations FID fell from 1,234 to 99 and recall rose from 0.00 to 0.10. Not a "
-            "finite number: FID or recall of generation 0.",
+            "Over two generations FID fell from 1,234 to 99 and recall rose from 0.00 to 0.10. Not "
+            "a finite number: FID or recall of generation 0.",
         ),
     ],
 )

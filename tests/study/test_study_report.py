@@ -193,7 +193,7 @@ def test_the_page_is_whole_and_says_the_verdict(folder):
     assert "http:" not in page and str(folder) not in page
     for line in result["verdict"].split("\n"):
         assert line in html.unescape(page)
-    assert result["verdict"].startswith(f"{PRIMARY} was not first")
+    assert result["verdict"].startswith(f"The spectrum ({PRIMARY}) was not first")
 
 
 # Known truths
