@@ -37,6 +37,7 @@ def record(arm, seed, role="test", **changes):
         "versions": {"torch": "2"},
         "provenance": {
             "scenario": "FullSynthetic",
+            "N_fixed": 0,
             "control": arm == "control",
             "init_from": "scratch",
             "recipe": {"lrate": 4e-3},

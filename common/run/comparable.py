@@ -13,7 +13,6 @@ number with a loop of the same seed, but all of them with a control of the same 
 import json
 
 from common.machine.errors import Refusal
-from common.run.provenance import NEW_IMAGES
 
 # What may differ between the loops that are judged together, and between a loop and its control.
 BETWEEN_LOOPS = ("seed", "initial_seed")
@@ -104,7 +103,7 @@ def check_controls(loops, controls):
                 )
     for loop in loops:
         for control in controls:
-            both_new = {loop.scenario, control.scenario} <= set(NEW_IMAGES)
+            both_new = loop.N_fixed == control.N_fixed == 0
             may_differ = (*LOOP_AND_CONTROL, *(["scenario"] if both_new else []))
             if text := difference(loop, control, may_differ):
                 raise Refusal(

@@ -19,7 +19,6 @@ USELESS = ("n_T", "beta1", "beta2", "n_feat", "n_classes", "dataset")  # if they
 
 ANCHORS = {"anchors": "anchors", "sample_anchors": "sampled anchors"}
 
-NEW_IMAGES = ("FullSynthetic", "Fresh")  # scenarios whose controls train on new images only
 N_HELD_OUT_BEFORE = 200  # in spectra_w{w}.npz that do not say it
 
 
@@ -111,7 +110,8 @@ def _from_record(run):
     record = recorded(run)
     constants, inputs = {**PUBLISHED_DEFAULTS, **record["constants"]}, record["inputs"]
     scenario, *control = record["scenario"].split(" control")
-    n_fixed = 0 if scenario in NEW_IMAGES else _at_most_all(constants["N_real"], constants)
+    all_new = {"N_next", "N_initial"} & set(constants)  # in FullSynthetic and Fresh
+    n_fixed = 0 if all_new else _at_most_all(constants["N_real"], constants)
     initial_seed = record.get("initial_seed", constants["seed"])
     return {
         "scenario": scenario,

@@ -91,7 +91,7 @@ class Kept(NamedTuple):
     def judged(self):
         """Whether the controls are its null: it trains on new images only, at w = 0."""
         made = self.record["provenance"]
-        return made["scenario"] in provenance.NEW_IMAGES and not made.get("w")
+        return made["N_fixed"] == 0 and not made.get("w")
 
     def values(self, horizon, kind=""):
         """Values (G, S), float64, in generations 0 to horizon - 1, after that of the initial model;

@@ -92,7 +92,7 @@ def test_loops_that_serve_claims_alone_change_nothing_of_the_comparison(tmp_path
     rng = np.random.default_rng(0)
     for arm in ("full_w1", "augmented"):
         made = {**record(arm, 1)["provenance"], "w": arms.ARMS[arm].w}
-        made |= {"scenario": "AugmentedSynthetic"} if arm == "augmented" else {}
+        made |= {"N_fixed": 500 * (arm == "augmented")}
         noise = rng.standard_normal((5, len(STREAMS)))
         a_unit(after, arm, 1, noise, dose=arms.ARMS[arm].dose, provenance=made)
     for folder in (before, after):
