@@ -10,7 +10,7 @@ def verdict(result):
     """The result in words, computed from its numbers."""
     n, horizon = len(result["controls"]), result["horizon"]
     longest = max(judged["n_generations"] for judged in result["runs"])
-    unjudged = f"; the {longest - horizon} after them are drawn, not judged"
+    unjudged = "; later ones are drawn, not judged"
     lines = [
         f"Judged are the first {horizon} of {longest} generations, as many as every control loop "
         f"has{unjudged if longest > horizon else ''}. In each stream a loop without change is to "

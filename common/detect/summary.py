@@ -57,7 +57,7 @@ def _draw_free_end(axes, run, controls):
     for row, colour in zip(ours.values(), style.generation_colours(len(ours)), strict=True):
         axes.plot(rank, row / usual, color=colour)
     axes.set(
-        title=f"singular values of $\\sigma_t J$ at t = {arrays['t'][0]}\n(higher: less doubt)",
+        title=f"singular values of $\\sigma_t\\,J$ at t = {arrays['t'][0]}\n(higher: less doubt)",
         xlabel="rank from the smallest (log axis)",
         xscale="log",
         ylabel="ratio to control models",

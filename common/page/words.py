@@ -11,6 +11,7 @@ from common.run.folder import generation_name, model_name
 from common.seeds import INITIAL
 
 METRICS = {**NAMES, "accuracy": "class accuracy"}
+LITTLE = 0.1  # a relative change below this is not said to be a rise or a fall
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -58,6 +59,8 @@ def _change(name, text, first, last):
     metric = name.lower()
     if not all(math.isfinite(row[metric]) for row in (first, last)):
         return f"{name} went from {before} to {after}"
+    if abs(last[metric] - first[metric]) < LITTLE * abs(first[metric]):
+        return f"{name} went from {before} to {after}"
     verb = "rose" if last[metric] > first[metric] else "fell"
     return f"{name} {verb} from {before} to {after}"
 
@@ -85,7 +88,7 @@ def _of_controls(controls):
         ends = (min(rows, key=lambda row: row[name]), max(rows, key=lambda row: row[name]))
         ranges.append(" to ".join(dict.fromkeys(map(text, ends))))
     loops = _count(sum(len(of) > 0 for of in controls), "control loop")
-    return f"; {loops}, on real images only, stayed within FID {ranges[0]} and recall {ranges[1]}"
+    return f"; {loops}, on real images only, are at FID {ranges[0]} and recall {ranges[1]}"
 
 
 def _fid(row):
@@ -105,14 +108,20 @@ def _count(n, noun):
 
 
 def alarms(found):
-    """When the primary stream and FID alarmed, from onset_w{w}.json of calibrated loops, the first
-    of which is the page's."""
+    """When the primary stream, FID and the denoising loss alarmed, and how sure that is, from
+    onset_w{w}.json of calibrated loops, the first of which is the page's."""
     at, primary = found["runs"][0]["onsets"], found["primary"]
+    loss = f"log denoising loss t={primary.rpartition('t=')[2]}"
     names = {primary: f"the spectrum ({primary})", found["reference"]: found["reference"]}
+    names |= {loss: "log denoising loss"} if loss in at else {}
     when = {name: f"at generation {at[name]['generation']}" if at[name] else "never" for name in at}
     first = ", ".join(f"{text} {when[name]}" for name, text in names.items())
     loops, last = _count(len(found["controls"]), "control loop"), found["horizon"] - 1
-    return f"First alarm, judged by {loops} in generations 0 to {last}: {first}."
+    rate = max(found["streams"][name]["certified_rate"] for name in names)
+    return (
+        f"First alarm, judged by {loops} in generations 0 to {last}: {first}. As far as so many "
+        f"loops can show, false alarms have a probability of at most {rate:.0%} in each."
+    )
 
 
 def compared(loops, generation):
@@ -124,7 +133,7 @@ def compared(loops, generation):
     found.sort(key=lambda each: each[1]["fid"])
     texts = [f"{name} (FID {_fid(row)}, recall {_recall(row)})" for name, row in found]
     at = _the(generation)
-    if len({text.partition(" (")[2] for text in texts}) == 1:
+    if len({_fid(row) for _, row in found}) == 1:
         return f"At {at}: {' and '.join(texts)}."
     return f"At {at}, FID is lowest in {texts[0]} and highest in {texts[-1]}."
 

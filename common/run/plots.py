@@ -31,7 +31,8 @@ def tsne(real, fake, random_state, title):
         name = {"color": CLASSES[c], "size": 9, "weight": "bold", "ha": "center", "va": "center"}
         outline = withStroke(linewidth=2, foreground="white")
         axes.text(*np.median(places, axis=0), c, path_effects=[outline], **name)
-    moved = f"median move of real points {embedding.moved(behind, alone):.1%} of their spread"
+    moved = f"real points are {embedding.moved(behind, alone):.1%} of their spread from where they"
+    moved += "\nlie without samples (median)"
     axes.set(title=f"{title}\n{len(labels):,} samples by class, real images grey", xlabel=moved)
     low, high = alone.min(axis=0), alone.max(axis=0)
     centre, reach = (low + high) / 2, 0.6 * (high - low).max()  # the same in all generations,

@@ -102,7 +102,7 @@ class Generations(Locator):
         step = next(s for s in (1, 2, 5, 10, 20, 50, 100, np.inf) if s * unit >= 12)
         found = [g for g in range(max(self.first, 0), self.last + 1) if g % step == 0]
         if self.first == INITIAL:  # its name is long
-            found = [INITIAL] + [g for g in found if (g - INITIAL) * unit >= 18]
+            found = [INITIAL] + [g for g in found if (g - INITIAL) * unit >= 14]
         return np.array(found)
 
 

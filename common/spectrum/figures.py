@@ -44,7 +44,7 @@ def sigma_J(arrays, title, controls=()):
     figure, panels = _spectra(arrays, title, controls, curves, ideal)
     for axes in panels:
         axes.set_ylim(0, None)
-    panels[0].set_ylabel("singular value of $\\sigma_t J$")
+    panels[0].set_ylabel("singular value of $\\sigma_t\\,J$")
     return figure
 
 

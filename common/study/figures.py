@@ -9,11 +9,13 @@ from common.run import style
 from common.study.power import CONTROL
 
 N_OTHERS = 3
+UNDER = {"fc": "white", "ec": "none", "pad": 0.3}  # what hides lines under a number
 WIDE = {"width": style.TWO, "sharey": True}
 CAPTIONS = {
     "power.png": "Power curves: fraction of loops detected by a generation, with 95 % intervals "
-    "over loops and controls; controls are judged by one another; dotted: the false alarms asked "
-    "for over the whole horizon; grey: all other streams",
+    "over loops and controls for those in question; coloured without interval: the three others "
+    "that are detected most; grey: the rest; controls are judged by one another; dotted: the false "
+    "alarms asked for over the whole horizon",
     "dose_response.png": "Dose-response: fraction of loops detected, against the fraction of the "
     "training set that is synthetic",
     "leads.png": "Leads: generations by which the primary stream alarmed before another, "
@@ -105,7 +107,7 @@ def dose_response(study, question, judged):
             _errors(axes, x, fractions[:, s], ends, name, look, name in question.streams)
         axes.axhline(0.5, color="0.4", lw=0.8)
         axes.axhline(question.alpha, color="0.4", ls=":", lw=1)
-        axes.set(title=f"by generation {g}", xlabel="fraction synthetic", xscale="log")
+        axes.set(title=f"by generation {g}", xlabel="fraction synthetic (log axis)", xscale="log")
         axes.set_xlim(doses[0] / 1.5, doses[-1] * 1.5)
         axes.set_xticks(doses, labels=[f"{dose:.0%}" for dose in doses])
         axes.set_xticks([], minor=True)
@@ -118,7 +120,7 @@ def leads(study, question, judged, summaries):
     median and interval of summaries {arm: {stream: ...}} (None: no limit)."""
     styles = emphasised(study, question, judged)
     others, H = [name for name in styles if name != question.primary], question.horizon
-    title = f"lead of {question.primary} over"
+    title = f"lead of {question.primary} over other streams"
     height = 0.5 + 0.33 * len(others)
     figure, panels = style.panels(len(study.arms), title, height, columns=2, **WIDE)
     for axes, arm in zip(panels, study.arms, strict=True):
@@ -170,7 +172,7 @@ def _lead_row(axes, y, lead, censored, look):
         face, shift = (colour, 0) if kind == 0 else ("none", 0.35 * (2 * kind - 3))
         for value, n in zip(*np.unique(lead[censored == kind], return_counts=True), strict=True):
             axes.scatter(value + shift, y, 18, face, marker=marker, edgecolors=colour)
-            axes.text(value + shift, y + 0.17, n, size=6, ha="center")
+            axes.text(value + shift, y + 0.17, n, size=6, ha="center", bbox=UNDER)
 
 
 def _median(axes, y, summary, H):

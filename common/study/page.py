@@ -66,7 +66,7 @@ def _answer(question, result):
             f"Undecided: {n} loop{'s' * (n > 1)} of an arm are too few to show that the {spectrum} "
             f"is detected {both} (McNemar's test cannot go below p = {least:.2g})."
         )
-    return f"The {spectrum} was not first: nowhere was it detected {both}."
+    return f"The {spectrum} was not first: nowhere was it detected significantly {both}."
 
 
 def _before_and_after(question, result):

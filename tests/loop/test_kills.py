@@ -36,7 +36,7 @@ def everything(folder):
 def test_killed_at_many_moments_a_run_loses_one_epoch_at_most_and_ends_the_same(tmp_path):
     """One folder, killed again and again a few events after it went on, in every kind of work and
     inside writes, until it is complete: equal to a run that nobody disturbed, byte for byte. Every
-    fifth time it may do more, or it would never come through the drawing of a generation; the first
+    third time it may do more, or it would never come through the drawing of a generation; the first
     time it dies in an epoch, of which there are few."""
     undisturbed = killed_at(0, tmp_path / "whole", tmp_path / "whole.log")
     assert undisturbed.returncode == 0, undisturbed.stderr
@@ -48,7 +48,7 @@ def test_killed_at_many_moments_a_run_loses_one_epoch_at_most_and_ends_the_same(
     folder, died, done = tmp_path / "run", [], []
     for attempt in range(120):
         log = tmp_path / f"{attempt}.log"
-        n = first_epoch if attempt == 0 else 60 if attempt % 5 == 4 else 7 + attempt % 6
+        n = first_epoch if attempt == 0 else 45 if attempt % 3 == 2 else 7 + attempt % 6
         process = killed_at(n, folder, log)
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         done += lines

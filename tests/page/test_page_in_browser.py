@@ -219,7 +219,7 @@ def test_weights_lead_to_one_another(tmp_path, chrome):
     folder = tmp_path / "run"
     browser.opened(chrome, mainall(folder))
     for w in guidance_weights(folder):
-        chrome.find_element("link text", f"w = {w:g}").click()
+        chrome.find_element("link text", f"self-consuming loop, w = {w:g}").click()
         assert f"w = {w:g}" in chrome.title
         chrome.find_element("partial link text", "all loops").click()
         assert chrome.title.startswith("Loops in")

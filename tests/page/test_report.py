@@ -253,13 +253,17 @@ LOOP = [row(INITIAL, 18.22, 0.889), row(0, 37.8, 0.728), row(1, 86.88, 0.218)]
             LOOP,
             [[row(INITIAL, 500, 0), row(0, 8.35, 0.9)], [row(0, 21, 0.804)], []],
             "Over two generations FID rose from 18 to 87 and recall fell from 0.89 to 0.22; two "
-            "control loops, on real images only, stayed within FID 8.3 to 21 and recall 0.80 to "
-            "0.90.",
+            "control loops, on real images only, are at FID 8.3 to 21 and recall 0.80 to 0.90.",
         ),
         (
             [row(INITIAL, 18.4, 0.5), row(0, 18.3, 0.504)],
             [[row(0, float("nan"), 0.3)]],
             "Over one generation FID stayed at 18 and recall stayed at 0.50.",
+        ),
+        (
+            [row(INITIAL, 20, 0.71), row(0, 21.9, 0.63)],
+            [],
+            "Over one generation FID went from 20 to 22 and recall fell from 0.71 to 0.63.",
         ),
         (
             [row(2, 3e9, 0.5), row(3, float("nan"), 0)],
@@ -280,16 +284,20 @@ def test_the_first_sentence_says_what_happened(rows, controls, sentence):
 
 
 def test_the_alarms_are_said_with_what_they_rest_on():
+    at = {"generation": 2, "direction": "up"}
+    rates = {"x t=50": 0.632, "log FID": 0.527, "log denoising loss t=50": 0.527}
     found = {
         "primary": "x t=50",
         "reference": "log FID",
         "horizon": 4,
         "controls": ["a", "b", "c"],
-        "runs": [{"onsets": {"x t=50": {"generation": 2, "direction": "up"}, "log FID": None}}],
+        "streams": {name: {"certified_rate": rate} for name, rate in rates.items()},
+        "runs": [{"onsets": {"x t=50": at, "log FID": None, "log denoising loss t=50": at}}],
     }
     assert words.alarms(found) == (
         "First alarm, judged by three control loops in generations 0 to 3: the spectrum (x t=50) "
-        "at generation 2, log FID never."
+        "at generation 2, log FID never, log denoising loss at generation 2. As far as so many "
+        "loops can show, false alarms have a probability of at most 63% in each."
     )
 
 
@@ -407,7 +415,7 @@ def test_weights_in_one_folder_have_a_page_each_and_an_index(judged, tmp_path):
     pages = [f"report_w{w}.html" for w in (0, 0.5, 1)]
     assert list(dict.fromkeys(index.links[:3])) == pages and "weights.png" in index.links
     assert len(index.pictures) == 1 + 3 and index.text.count("Finished") == 3
-    assert "At generation 0, FID is lowest in w = " in index.text
+    assert "At generation 0, FID is lowest in self-consuming loop, w = " in index.text
     for w in (0, 0.5, 1):
         rows = Run(folder, w).metrics()
         page = Page(folder / f"report_w{w}.html")

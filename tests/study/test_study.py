@@ -230,7 +230,7 @@ def test_killed_at_ten_moments_and_more_a_study_ends_the_same(tmp_path):
     whole = killed_at(0, tmp_path / "whole", tmp_path / "whole.log")
     assert whole.returncode == 0, whole.stderr
     events = (tmp_path / "whole.log").read_text(encoding="utf-8").splitlines()
-    moments = itertools.chain([events.index("half of full_seed1.npz") + 1], itertools.count(9, 2))
+    moments = itertools.chain([events.index("half of full_seed1.npz") + 1], itertools.count(12, 4))
     folder, deaths = tmp_path / "killed", 0
     for n in moments:
         process = killed_at(n, folder, tmp_path / "killed.log")
