@@ -119,8 +119,8 @@ def alarms(found):
     loops, last = _count(len(found["controls"]), "control loop"), found["horizon"] - 1
     rate = max(found["streams"][name]["certified_rate"] for name in names)
     return (
-        f"First alarm, judged by {loops} in generations 0 to {last}: {first}. As far as so many "
-        f"loops can show, false alarms have a probability of at most {rate:.0%} in each."
+        f"First alarm in generations 0 to {last}: {first}; {loops} certify no rate of false alarms "
+        f"below {rate:.0%} for each."
     )
 
 

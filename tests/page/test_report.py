@@ -295,9 +295,9 @@ def test_the_alarms_are_said_with_what_they_rest_on():
         "runs": [{"onsets": {"x t=50": at, "log FID": None, "log denoising loss t=50": at}}],
     }
     assert words.alarms(found) == (
-        "First alarm, judged by three control loops in generations 0 to 3: the spectrum (x t=50) "
-        "at generation 2, log FID never, log denoising loss at generation 2. As far as so many "
-        "loops can show, false alarms have a probability of at most 63% in each."
+        "First alarm in generations 0 to 3: the spectrum (x t=50) at generation 2, log FID never, "
+        "log denoising loss at generation 2; three control loops certify no rate of false alarms "
+        "below 63% for each."
     )
 
 
