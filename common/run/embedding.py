@@ -1,5 +1,7 @@
 """Where images lie beside real ones in two dimensions, by t-SNE (van der Maaten & Hinton 2008)."""
 
+import functools
+
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -17,7 +19,8 @@ def embed(real, fake, seed):
     together without early exaggeration, so that real images hardly move and the frames of several
     generations can be compared.
     """
-    alone = _tsne(_reduced(real, seed), seed)
+    real, fake = np.asarray(real), np.asarray(fake)
+    alone = _alone(real.tobytes(), len(real), seed)
     both = _reduced(np.concatenate([real, fake]), seed)
     n, rng = len(real), np.random.default_rng(seed)
     nearest = NearestNeighbors(n_neighbors=1).fit(both[:n])
@@ -30,6 +33,11 @@ def embed(real, fake, seed):
     how = {"early_exaggeration": 1, "learning_rate": rate, "max_iter": 500}
     places = _tsne(both, seed, init=start, **how) / scale
     return places[:n], places[n:], alone
+
+
+@functools.lru_cache(maxsize=1)  # a loop asks for the same in every generation
+def _alone(content, n, seed):
+    return _tsne(_reduced(np.frombuffer(content, np.uint8).reshape(n, -1), seed), seed)
 
 
 def moved(real, alone):
