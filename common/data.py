@@ -121,7 +121,8 @@ def _digits(train):
     small = torch.from_numpy(pixels[part]).float().reshape(-1, 1, 8, 8) / 16
     large = torch.nn.functional.interpolate(small, size=(20, 20), mode="bicubic")
     return LabelledImages(
-        quantised(torch.nn.functional.pad(large, (4, 4, 4, 4))), torch.from_numpy(labels[part])
+        quantised(torch.nn.functional.pad(large, (4, 4, 4, 4))),
+        torch.from_numpy(labels[part].astype(np.int64)),
     )
 
 

@@ -122,7 +122,7 @@ RULES = {
         "a folder's name of letters, digits, dots, - and _",
     ),
     "role": _one_of("pilot", "test"),
-    "arms": _list_of((lambda value: isinstance(value, str),), "one or more kinds, none twice"),
+    "arms": _list_of((lambda value: isinstance(value, str),), "one or more kinds", distinct=False),
     "loops": _list_of(_whole(0), "one or more whole numbers", distinct=False),
     "first_seed": _whole(0),
     "base": _one_of(*recipes.NAMES),

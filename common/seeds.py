@@ -38,7 +38,7 @@ class Seeds:
         return dataclasses.replace(self, w=0, generation=INITIAL)
 
     def number(self, stage, index=0):
-        """64 random bits, for what takes an integer seed."""
+        """64 random bits, for what takes an integer seed (of which torch uses 32 on a CPU)."""
         return int(self.sequence(stage, index).generate_state(1, np.uint64)[0])
 
     def numpy_generator(self, stage, index=0):

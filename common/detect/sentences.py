@@ -12,8 +12,8 @@ def verdict(result):
     longest = max(judged["n_generations"] for judged in result["runs"])
     unjudged = "; later ones are drawn, not judged"
     lines = [
-        f"Judged are the first {horizon} of {longest} generations, as many as every control loop "
-        f"has{unjudged if longest > horizon else ''}. In each stream a loop without change is to "
+        f"Judged are the first {horizon} of {longest} generations, which every control loop has, "
+        f"too{unjudged if longest > horizon else ''}. In each stream a loop without change is to "
         f"alarm there with probability {result['alpha']:g}."
     ]
     for name in (result["primary"], FID):

@@ -1,6 +1,7 @@
 """What is looked at before a loop begins, so that nothing is found missing or wrong after hours."""
 
 from common import settings
+from common.data import fingerprint
 from common.machine import storage
 from common.machine.errors import UserError
 from common.run import provenance
@@ -55,8 +56,15 @@ def check_initial(constants):
 
 
 def check_real_data(real, name, training_set, constants):
-    """UserError when the real images do not last to the last generation; notes a control for which
-    they are too few."""
+    """UserError when the real images do not last to the last generation, or are not those of the
+    initial model; notes a control for which they are too few."""
+    record = constants.save_dir / "run_initial.json"
+    made = storage.load_json(record) if record.exists() else {}
+    if made.get("inputs", {}).get("dataset", fingerprint(real)) != fingerprint(real):
+        raise UserError(
+            f"the images of {constants.dataset} are not those that initialmain.py trained on: "
+            "bring them back, or take another save_dir"
+        )
     last, none = constants.generation_number - 1, real.subset(slice(0))
     seeds = Seeds(constants.seed, name)
     data = training_set(last, real, lambda generation: none, constants, seeds)

@@ -41,7 +41,8 @@ def mainall(constants):
         path = folder / "weights.png"
         with storage.lock(path.with_suffix(".lock"), wait=True):  # other weights' loops too
             name, controls = scenarios.name_of(constants), control_rows(folder)
-            (floor,) = storage.load_rows(next(iter(runs.values())).table("floor"))
+            floors = (storage.load_rows(run.table("floor")) for run in runs.values())
+            (floor,) = next(filter(None, floors))  # a loop that was stopped early has none
             storage.save_figure(plots.together(found, name, controls, floor), path)
         print(f"all weights together: {storage.shown(path)}")
         report.announce(report.index(folder))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 
 from common.machine.errors import UserError
 
@@ -39,11 +40,22 @@ def replace(path, new):
             file.write(new)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _renamed(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _renamed(temporary, path):
+    """`os.replace`, tried again for a second: on Windows it fails while a virus scanner or another
+    process has the file open."""
+    for pause in (0.05, 0.2, 0.75):
+        try:
+            return os.replace(temporary, path)
+        except PermissionError:
+            time.sleep(pause)
+    os.replace(temporary, path)
 
 
 def delete(path):

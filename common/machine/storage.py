@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import os
+import time
 import zipfile
 
 import filelock
@@ -27,15 +28,28 @@ def save_bytes(content, path):
 
 def load_bytes(path, made_by="initialmain.py"):
     """The bytes of a file. UserError when it is missing, or is not what was written."""
-    content = disk.content(path)
+    content, right = _read(path)
     if content is None:
         raise UserError(f"{path.name} is missing in {path.parent}: run {made_by} first")
-    if not records.is_right(path, content):
+    if not right:
         raise UserError(
             f"{path} is damaged or was replaced: run {made_by} again to make it anew, "
             f"or, to use it as it is, delete {records.hashes_of(path)}"
         )
     return content
+
+
+def _read(path):
+    """The bytes of a file, None without one, and whether they are there and what was written.
+
+    What is wrong is read again: another process may have replaced it between content and hash.
+    """
+    for pause in (0, 0.01, 0.1):
+        time.sleep(pause)
+        content = disk.content(path)
+        if content is None or records.is_right(path, content):
+            return content, content is not None
+    return content, False
 
 
 def verify(path):
@@ -48,11 +62,9 @@ def verify(path):
     if path.suffix == ".png" and pdf.exists() and not verify(pdf):
         delete(path)
         return False
-    content = disk.content(path)
-    if content is None:
-        return False
-    if records.is_right(path, content):
-        return True
+    content, right = _read(path)
+    if content is None or right:
+        return right
     number, aside = 1, path.with_name(path.name + ".damaged")
     while aside.exists():
         number += 1

@@ -59,7 +59,8 @@ def scores(samples, lenet, against, training=None):
     if training is not None:
         known = _features(training.images, lenet, "the training set")
         found["distance_to_training"] = distance_to_training(features, known)
-    return {**found, "accuracy": accuracy(lenet, samples)}
+    with device.full_precision():
+        return {**found, "accuracy": accuracy(lenet, samples)}
 
 
 def floor(real, dataset, lenet, against, n_eval, n_ref):
@@ -76,8 +77,7 @@ def floor(real, dataset, lenet, against, n_eval, n_ref):
             "N": len(chosen.labels),
             **_distances(_features(chosen.images, lenet, "the test images"), against),
         }
-    order = _balanced(real, 0)
-    one, other = order[: len(order) // 2], order[len(order) // 2 :]
+    one, other = _halves(real)
     compared = against.features[other[:n_ref] if n_ref else other]
     half = Reference(against.features[other], compared, nearest_radii(compared))
     chosen = one[:n_eval]
@@ -99,6 +99,15 @@ def _balanced(data, n):
     """Indices of n images (0: all), of each class as many as there are."""
     order = balanced_order(data.labels, Seeds(0, "reference").numpy_generator("order"), whole=True)
     return order[: n or None]
+
+
+def _halves(data):
+    """Indices of the images in two halves, with half of each class in each."""
+    order = _balanced(data, 0)
+    labels, place = data.labels[order], torch.empty(len(order), dtype=torch.float64)
+    for c in labels.unique():
+        place[labels == c] = torch.linspace(0, 1, int((labels == c).sum()), dtype=torch.float64)
+    return order[place.argsort(stable=True)].tensor_split([len(order) // 2])
 
 
 def _features(images, lenet, what):

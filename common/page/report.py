@@ -45,7 +45,9 @@ def index(folder):
     returns its path, or None."""
     try:
         weights = [Run(folder, w) for w in guidance_weights(folder)]
-        found = [Shown(of, f"self-consuming loop, w = {number_text(of.w)}", folder) for of in weights]
+        found = [
+            Shown(of, f"self-consuming loop, w = {number_text(of.w)}", folder) for of in weights
+        ]
         captions = {folder / "weights.png": "Metrics of all guidance weights"}
         with storage.lock(folder / "index.lock", wait=True):  # other weights' loops too
             return _write_overview(

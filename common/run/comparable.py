@@ -17,6 +17,7 @@ from common.machine.errors import Refusal
 # What may differ between the loops that are judged together, and between a loop and its control.
 BETWEEN_LOOPS = ("seed", "initial_seed")
 LOOP_AND_CONTROL = ("seed", "w", "control", "mixture")
+BETWEEN_CONTROLS = ("seed", "mixture")
 
 
 def difference(one, other, may_differ=()):
@@ -58,20 +59,21 @@ def _shown(value):
 
 def check_loops(loops):
     """Refusal when Provenances of loops that are judged together are not of one kind, or when two
-    of them are the same."""
+    of them are the same or draw the same random numbers."""
     for i, loop in enumerate(loops):
         if text := difference(loops[0], loop, BETWEEN_LOOPS):
             raise Refusal(f"loops that are judged together must be of one kind: {text}")
         for other in loops[:i]:
-            if loop.models & other.models:
+            if loop.models & other.models or loop.seed == other.seed is not None:
                 raise Refusal(
-                    f"{other.folder} and {loop.folder} hold the same models: they count as one loop"
+                    f"{other.folder} and {loop.folder} hold the same models or have the same seed: "
+                    "they count as one loop"
                 )
 
 
 def check_controls(loops, controls):
     """Refusal when a Provenance in `controls` is not that of a control, or not one of these loops,
-    or when two of them are the same or draw the same random numbers."""
+    or when two of them are not of one kind, are the same or draw the same random numbers."""
     for control in controls:
         if control.recipe is None:
             raise Refusal(
@@ -101,12 +103,17 @@ def check_controls(loops, controls):
                     f"seed is {control.seed} in {other.folder} and also {control.seed} in "
                     f"{control.folder}: two control loops must have different seeds"
                 )
+            if text := difference(other, control, _may_differ(other, control, BETWEEN_CONTROLS)):
+                raise Refusal(f"{text}: controls differ in nothing but their seed")
     for loop in loops:
         for control in controls:
-            both_new = loop.N_fixed == control.N_fixed == 0
-            may_differ = (*LOOP_AND_CONTROL, *(["scenario"] if both_new else []))
-            if text := difference(loop, control, may_differ):
+            if text := difference(loop, control, _may_differ(loop, control, LOOP_AND_CONTROL)):
                 raise Refusal(
                     f"{text}: a control differs from the loop in nothing but its seed and its "
                     "real images"
                 )
+
+
+def _may_differ(one, other, names):
+    """Where all images of a training set are new, scenarios may differ, too."""
+    return (*names, "scenario") if one.N_fixed == other.N_fixed == 0 else names

@@ -5,6 +5,7 @@ import torch
 from tqdm import tqdm
 
 from common.machine import processes
+from common.machine.device import full_precision
 from common.spectrum import jacobian, posterior
 
 N_TANGENT = 100  # the first of the held-out images: those of the tangent statistics
@@ -63,7 +64,7 @@ def measure_checkpoint(ddpm, anchors, held_out, directions, times):
         for k, (_, names, n) in enumerate(kinds)
         for name in names
     }
-    with torch.inference_mode():
+    with torch.inference_mode(), full_precision():
         losses = []
         for t in times:
             x_t, t_, c, noise = noised[1, t]

@@ -31,7 +31,7 @@ def emphasised(study, question, judged):
     """{stream: its style}: those in question, then the three others that are detected
     most often in the first generation, then most strongly."""
     arms = [judged[arm] for arm in study.arms]
-    strength = sum(of.fractions[:, 0].mean(0) + 1e-6 * np.abs(of.effect[0]) for of in arms)
+    strength = sum(of.detected[0] / len(of.times) + 1e-6 * np.abs(of.effect[0]) for of in arms)
     order = np.argsort(-np.nan_to_num(strength), kind="stable")
     others = [study.names[s] for s in order if study.names[s] not in question.streams]
     shown = [*question.streams, *others[:N_OTHERS]]

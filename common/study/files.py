@@ -25,7 +25,7 @@ def collected(unit):
     """What a unit leaves: {name: array}, each stream for each generation and anchor.
 
     streams (S,), directions (S,), generations (G,) with INITIAL first, values (G, S); for w > 0
-    guided_streams (M,) and guided_values (G, M), the metrics of the guided samples;
+    guided_streams (M,) and guided_values (G, M), the metrics of N_guided (G,) guided samples;
     anchor_streams (R,) and anchor_values (G, R, A), held_out_streams and held_out_values likewise;
     t (T,) and mean_log_eigenvalues (G, T, D); record: JSON of how and from what it was made.
     """
@@ -55,6 +55,7 @@ def collected(unit):
     if guided := streams.of_metrics(unit.run, rows, "_guided"):
         made["guided_streams"] = np.array(list(guided))
         made["guided_values"] = np.stack(list(guided.values()), 1)
+        made["N_guided"] = np.array([row["N_guided"] for row in rows.values()])
     return made
 
 

@@ -1,7 +1,5 @@
 """A study's results in words, and its page."""
 
-import numpy as np
-
 from common.page import render
 from common.page.words import number
 from common.study import figures, power
@@ -48,25 +46,27 @@ def verdict(study, question, result):
 
 
 def _answer(question, result):
-    """Where the primary was first, as the protocol defines it."""
-    claims, spectrum = result["first"], f"spectrum ({question.primary})"
+    """Where the primary was first, as the protocol defines it, or where loops are too few."""
+    claims, n_claims = result["first"], len(result["first"])
     both = f"before {question.reference} and before {question.rival}"
-    first, holm = (
+    spectrum = f"spectrum ({question.primary})"
+    uncorrected, first = (
         _where(claim for claim in claims if claim[kind]) for kind in ("first", "first_holm")
     )
-    n = max(of["n"] for arm, of in result["loops"].items() if arm != CONTROL)
-    least = power.mcnemar(np.ones(n, bool), np.zeros(n, bool))[2]
+    if any(claim["first_holm"] for claim in claims):
+        return f"The {spectrum} was first, {both}, in {first}."
+    arms = {arm: of["n"] for arm, of in result["loops"].items() if arm != CONTROL}
+    enough = next(n for n in range(1, 99) if n_claims * power.least_p(n) < power.SIGNIFICANT)
+    small = [f"{n} of {arm}" for arm, n in arms.items() if n < enough]
+    text = f"The {spectrum} was not first: nowhere was it detected significantly {both}."
+    if small:
+        text = (
+            f"Undecided: too few loops ({', '.join(small)}) to show that the {spectrum} is "
+            f"detected {both}; with {n_claims} claims that takes {enough} of an arm."
+        )
     if any(claim["first"] for claim in claims):
-        return (
-            f"The {spectrum} was first, {both}, each at {question.alpha:.0%}, in {first}; "
-            f"with Holm's correction over {len(claims)} claims: {holm}."
-        )
-    if least >= question.alpha:
-        return (
-            f"Undecided: {n} loop{'s' * (n > 1)} of an arm are too few to show that the {spectrum} "
-            f"is detected {both} (McNemar's test cannot go below p = {least:.2g})."
-        )
-    return f"The {spectrum} was not first: nowhere was it detected significantly {both}."
+        text += f" Without correction for the number of claims it was, in {uncorrected}."
+    return text
 
 
 def _before_and_after(question, result):
@@ -91,7 +91,9 @@ def _comparison_text(study, question, claim, *pairs):
         f"p = {pair['p_value']:.2g})"
         for pair in pairs
     )
-    kind = "first" if claim["first"] else "not first"
+    kind = "not first"
+    if claim["first"]:
+        kind = "first" if claim["first_holm"] else "first, but not with Holm's correction"
     return (
         f"{claim['arm']} ({study.doses[claim['arm']]:.0%} synthetic), by generation "
         f"{claim['by_generation']}: {question.primary} detected in {pairs[0]['primary_detected']} "

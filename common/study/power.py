@@ -17,6 +17,7 @@ from common.detect import thresholds
 
 CONTROL = "control"  # the arm of the controls, judged by one another
 RESAMPLES = 2000
+SIGNIFICANT = 0.05  # p-values below this are, and intervals are of the rest
 
 
 class Judged(NamedTuple):
@@ -207,6 +208,11 @@ def mcnemar(first, second):
     only, with the second only, p-value)."""
     b, c = int((first & ~second).sum()), int((second & ~first).sum())
     return b, c, float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0
+
+
+def least_p(n):
+    """The smallest p-value that McNemar's test of n pairs can have."""
+    return mcnemar(np.ones(n, bool), np.zeros(n, bool))[2]
 
 
 def resampled_differences(first, second, rng):

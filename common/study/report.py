@@ -150,7 +150,8 @@ def _comparisons(study, question, judged):
                 difference = (only - other) / len(early)
                 draws = power.resampled_differences(resampled[:, :, p], resampled[:, :, s], rng)
                 low, high = power.interval(draws)
-                proven = p_value < question.alpha
+                low, high = -1 if other == len(early) else low, 1 if only == len(early) else high
+                proven = p_value < power.SIGNIFICANT
                 found.append(
                     {
                         "arm": arm,
@@ -174,7 +175,7 @@ def _comparisons(study, question, judged):
 
 def _first(question, comparisons):
     """A dict per arm and end: is the primary before reference and rival? p_value is the larger of
-    the two (each is tested at alpha: Berger 1982); p_holm counts all arms and ends as claims."""
+    the two (each is tested at 5 %: Berger 1982); p_holm counts all arms and ends as claims."""
     found = []
     for one, two in zip(comparisons[::2], comparisons[1::2], strict=True):
         # A test of detections that are more frequent the other way supports no claim.
@@ -183,12 +184,13 @@ def _first(question, comparisons):
         found.append({"arm": one["arm"], "by_generation": one["by_generation"], "p_value": p})
         found[-1]["first"] = both
     for claim, p in zip(found, power.holm([claim["p_value"] for claim in found]), strict=True):
-        claim |= {"p_holm": p, "first_holm": bool(claim["first"] and p < question.alpha)}
+        claim |= {"p_holm": p, "first_holm": bool(claim["first"] and p < power.SIGNIFICANT)}
     return found
 
 
 def _half_doses(study, question, judged):
-    """The dose at 50 % power of the question's streams, {by generation: {stream: {...}}}."""
+    """The dose at 50 % power of the question's streams, {by generation: {stream: {...}}}: 0 below
+    all doses, infinite (null in JSON) above."""
     doses, n = list(study.doses.values()), [len(loops) for loops in study.arms.values()]
     found = {}
     for g in question.ends:
@@ -204,8 +206,7 @@ def _half_doses(study, question, judged):
             text = (
                 f"{_dose(dose, doses)} (95 % interval {_dose(low, doses)} to {_dose(high, doses)})"
             )
-            bracketed = {"dose": dose or None, "low": low or None, "high": high or None}
-            of[name] = {**bracketed, "text": text}
+            of[name] = {"dose": dose, "low": low, "high": high, "text": text}
     return found
 
 

@@ -19,6 +19,7 @@ from tiny import (
 
 from common.data import LabelledImages, load_real
 from common.loop import loop, scenarios
+from common.machine import storage
 from common.machine.errors import UserError
 from common.seeds import INITIAL, Seeds
 
@@ -218,6 +219,15 @@ def test_the_scripts_run_as_users_run_them(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     names = hashes(run).keys()
     assert {"model_1_w0.pth", "fid_w0.png", "model_0_w0.5.pth", "metrics_w0.5.csv"} <= names
+
+
+def test_a_loop_on_other_real_images_than_its_initial_model_is_refused(initial, tmp_path):
+    folder = copied(initial, tmp_path / "run")
+    record = storage.load_json(folder / "run_initial.json")
+    record["inputs"]["dataset"] = "0" * 64
+    storage.save_json(record, folder / "run_initial.json")
+    with pytest.raises(SystemExit, match="digits are not those that initialmain.py trained on"):
+        main(folder)
 
 
 def test_fresh_refuses_to_start_when_the_real_data_cannot_last(tmp_path, capsys):

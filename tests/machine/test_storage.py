@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from tiny import DAMAGES
 
-from common.machine import records, storage
+from common.machine import disk, records, storage
 from common.machine.errors import UserError
 
 # Atomic files
@@ -421,6 +421,42 @@ def test_a_file_that_cannot_be_read_for_a_moment_is_not_damaged(tmp_path, monkey
                 function(path)
     assert storage.verify(path) and storage.load_bytes(path) == b"content"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "hashes"]
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_not_damaged(tmp_path, monkeypatch):
+    """The old content is read, another process writes the new one, then its hash is read."""
+    path, whole, reads = tmp_path / "metrics.csv", disk.content, []
+    storage.save_bytes(b"old", path)
+
+    def read(of):
+        content = whole(of)
+        if of == path and not reads:
+            reads.append(of)
+            storage.save_bytes(b"new", path)
+        return content
+
+    for ask in (storage.load_bytes, storage.verify):
+        storage.save_bytes(b"old", path)
+        reads.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(disk, "content", read)
+            assert ask(path) in (b"new", True)
+    assert whole(path) == b"new" and not list(tmp_path.glob("*.damaged"))
+
+
+def test_a_file_that_another_program_holds_for_a_moment_is_written(tmp_path, monkeypatch):
+    """As a virus scanner does on Windows."""
+    tries, whole = [], os.replace
+
+    def replace(source, target):
+        tries.append(target)
+        if len(tries) % 3:
+            raise PermissionError("in use")
+        whole(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    storage.save_bytes(b"new", tmp_path / "file")
+    assert storage.load_bytes(tmp_path / "file") == b"new" and len(tries) >= 3
 
 
 def test_a_source_is_noted_before_the_file_and_goes_with_it(tmp_path):

@@ -60,12 +60,22 @@ def test_the_floor_of_small_data_is_one_half_against_the_other(real, network, tm
     reference = against(real, network, tmp_path, 500)
     found = evaluation.floor(real, "digits", network, reference, 1000, 500)
     assert found["N"] == 750 and found["real"] == "training images against 750 others"
-    order = evaluation._balanced(real, 0)
-    one, other = (reference.features[part].numpy() for part in (order[:750], order[750:]))
+    halves = evaluation._halves(real)
+    one, other = (reference.features[part].numpy() for part in halves)
     fid = calculate_frechet_distance(*feature_statistics(one), *feature_statistics(other))
     assert found["fid"] == pytest.approx(fid, rel=1e-9)
     expected = compute_prdc(other[:500], one, nearest_k=5)
     assert found["recall"] == pytest.approx(expected["recall"], abs=1e-9)
+
+
+def test_each_half_of_unequal_classes_has_half_of_each():
+    labels = torch.arange(10).repeat_interleave(torch.tensor([5000] + [500] * 9))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    one, other = evaluation._halves(LabelledImages(torch.zeros(len(labels), 1), labels))
+    assert sorted([*one.tolist(), *other.tolist()]) == list(range(len(labels)))
+    for half in (one, other):
+        counts = labels[half].bincount()
+        assert (counts - labels.bincount() / 2).abs().max() <= 10
 
 
 def test_the_floor_takes_test_images_where_there_are_as_many_as_samples(real, network, tmp_path):

@@ -1,5 +1,6 @@
 """What belongs together: every field of a provenance, changed in turn, is refused by name."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,7 +12,7 @@ from tiny import FULL, ROOT, constants_of, copied, initialmain, main, run_script
 from common.data import load_real
 from common.detect import verdict
 from common.machine.errors import Refusal
-from common.run import provenance
+from common.run import comparable, provenance
 from common.run.folder import Run
 from common.spectrum import compare, measure
 from common.spectrum.anchors import select
@@ -199,7 +200,10 @@ def test_a_loop_is_counted_once(good, tmp_path, capsys):
     loops, controls = good
     copy = copied(loops[0], tmp_path / "copy")
     message = refusal(capsys, lambda: detect([*loops, copy], controls))
-    assert f"{loops[0]} and {copy} hold the same models: they count as one loop" in message
+    assert f"{loops[0]} and {copy} hold the same models or have the same seed" in message
+    one, two = (provenance.read(Run(folder, 0)) for folder in (loops[0], copy))
+    with pytest.raises(Refusal, match="have the same seed"):  # of another processor
+        comparable.check_loops([one, dataclasses.replace(two, models=frozenset("a"))])
 
 
 def test_controls_have_seeds_of_their_own_and_a_record(good, tmp_path, capsys):

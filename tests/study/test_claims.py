@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from made_up_study import PRIMARY, STREAMS, a_study, a_unit, record
 
+from common.machine import storage
 from common.machine.errors import Refusal
 from common.study import arms, claims, files, report
 
@@ -80,6 +81,17 @@ def test_two_loops_or_none_are_too_few(folder):
         assert rows[claim]["verdict"] == "not at this scale" and np.isnan(rows[claim]["low"])
     none = rows["w = 1: fresh real data stop the rise of FID"]
     assert none["loops"] == 0 and np.isnan(none["change"])
+
+
+def test_arms_with_other_numbers_of_guided_samples_are_not_compared(tmp_path):
+    for seed, (arm, n) in enumerate([("full_w1", 1000), ("augmented_w1", 500)] * 3):
+        a_loop(tmp_path, arm, seed, 0.1 * seed, guided=True)
+        path = tmp_path / f"{arm}_seed{seed}.npz"
+        arrays = {**storage.load_arrays(path, "study.py"), "N_guided": np.full(G + 1, n)}
+        storage.save_arrays(arrays, path)
+    rows = found(tmp_path)
+    assert rows["w = 1: fixed real data slow the rise of FID"]["verdict"] == "not comparable"
+    assert rows["w = 1: recall falls"]["verdict"] == "holds"
 
 
 def test_a_loop_that_lacks_generations_is_refused_by_name(folder):
