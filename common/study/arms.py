@@ -117,11 +117,12 @@ def planned(constants):
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     if strange := [arm for arm in constants.arms if arm not in ARMS]:
         raise UserError(f"arms: there is no {strange[0]}, but {', '.join(ARMS)}")
-    units = {  # each once, in order
-        Unit(arm=arm, seed=constants.first_seed + CONTROL_SEEDS * (arm == CONTROL) + i, **given): 0
+    units = [
+        Unit(arm=arm, seed=constants.first_seed + CONTROL_SEEDS * (arm == CONTROL) + i, **given)
         for arm, n in zip(constants.arms, constants.loops, strict=True)
         for i in range(n)
-    }
+    ]
+    units = list(dict.fromkeys(units))  # an arm may be named again, for more of it
     known = {
         name for unit in units for script, _ in unit.commands() for name in settings.names(script)
     }
@@ -129,4 +130,4 @@ def planned(constants):
         if word.split("=")[0] not in known:
             raise UserError(f"overrides: no script has a constant {word.split('=')[0]}")
     number, of = map(int, constants.part.split("/"))
-    return [*units][number - 1 :: of]
+    return units[number - 1 :: of]

@@ -17,7 +17,7 @@ from common.detect import thresholds
 
 CONTROL = "control"  # the arm of the controls, judged by one another
 RESAMPLES = 2000
-SIGNIFICANT = 0.05  # p-values below this are, and intervals are of the rest
+SIGNIFICANT = 0.05  # what p-values of significant differences are below
 
 
 class Judged(NamedTuple):

@@ -244,6 +244,13 @@ def test_first_is_before_both():
     assert [claim["first"] for claim in result["first"]] == [True, False]  # by the end all are
     assert result["first"][0]["p_holm"] == 2 * result["first"][0]["p_value"] < ALPHA
     assert "was first, before log FID and before log denoising" in result["verdict"]
+    result, _ = results(rng, shift, n=6)  # p = 1/32, in one of two claims
+    claim, pair = result["first"][0], result["comparisons"][0]
+    assert (claim["first"], claim["first_holm"]) == (True, False)
+    assert (pair["difference"], pair["difference_high"]) == (1, 1)
+    assert result["verdict"].startswith("Undecided: too few loops (6 of full) to show")
+    assert "Without correction for the number of claims it was, in full by" in result["verdict"]
+    assert "first, but not with Holm's correction" in result["verdict"]
     result, _ = results(rng, shift[:, [0, 1, 0]])
     assert [pair["before"] for pair in result["comparisons"]] == [True, False, False, False]
     assert [claim["first"] for claim in result["first"]] == [False, False]
