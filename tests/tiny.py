@@ -52,18 +52,30 @@ DAMAGES = {
 }
 
 
-def run_script(script, cwd=None, **constants):
-    """Runs a script in a process of its own; returns it finished, with its output as text."""
+def command_line(script, constants):
+    """The words that run a script with these constants, without the interpreter."""
     words = [str(script)]
     for name, value in constants.items():
         words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
+def run_script(script, cwd=None, **constants):
+    """Runs a script in a process of its own; returns it finished, with its output as text."""
     return subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, *command_line(script, constants)],
         cwd=cwd or script.parent,
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+def killed_at(n, log, words):
+    """Runs these scripts, separated by "+", in one process that killer.py kills at its n-th event,
+    a line in the file `log`; 0: never. Returns it ended."""
+    killer = [sys.executable, ROOT / "tests" / "killer.py", str(n), log]
+    return subprocess.run([*killer, *words], capture_output=True, text=True)
 
 
 def constants_of(script, **changes):

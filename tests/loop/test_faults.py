@@ -15,6 +15,7 @@ from tiny import (
     FULL,
     TINY_INITIAL,
     TINY_MAIN,
+    command_line,
     constants_of,
     copied,
     hashes,
@@ -161,9 +162,8 @@ def test_a_disk_that_takes_no_more_ends_in_one_line_with_earlier_results_intact(
         f"sys.argv = sys.argv[1:]; sys.path.insert(0, {str(FULL)!r});"
         "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
-    words = [str(FULL / "main.py")]
-    for name, value in {**TINY_MAIN, "save_every": 1000, "save_dir": folder}.items():
-        words += [f"--{name}", str(value)]
+    constants = {**TINY_MAIN, "save_every": 1000, "save_dir": folder}
+    words = command_line(FULL / "main.py", constants)
     done = subprocess.run([sys.executable, "-c", limited, *words], capture_output=True, text=True)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]

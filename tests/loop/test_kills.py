@@ -1,29 +1,30 @@
 """A run that is killed again and again ends as one that nobody disturbed."""
 
 import signal
-import subprocess
-import sys
 
 import pytest
-from tiny import FULL, ROOT, SPECTRA, TINY_INITIAL, TINY_MAIN, TINY_SPECTRA, hashes
+from tiny import (
+    FULL,
+    SPECTRA,
+    TINY_INITIAL,
+    TINY_MAIN,
+    TINY_SPECTRA,
+    command_line,
+    hashes,
+    killed_at,
+)
 
 
-def killed_at(n, folder, log):
-    """One process that runs initialmain, main and spectra on `folder`, killed at its n-th event."""
-    words = []
+def words(folder):
+    """The words of killer.py for initialmain, main and spectra on `folder`."""
+    found = []
     for script, constants in (
         (FULL / "initialmain.py", {**TINY_INITIAL, "save_dirs": folder}),
         (FULL / "main.py", {**TINY_MAIN, "save_dir": folder}),
         (SPECTRA, {**TINY_SPECTRA, "run_dir": folder}),
     ):
-        words += ["+", str(script)]
-        for name, value in constants.items():
-            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "killer.py"), str(n), str(log), *words[1:]],
-        capture_output=True,
-        text=True,
-    )
+        found += ["+", *command_line(script, constants)]
+    return found[1:]
 
 
 def everything(folder):
@@ -38,7 +39,7 @@ def test_killed_at_many_moments_a_run_loses_one_epoch_at_most_and_ends_the_same(
     inside writes, until it is complete: equal to a run that nobody disturbed, byte for byte. Every
     third time it may do more, or it would never come through the drawing of a generation; the first
     time it dies in an epoch, of which there are few."""
-    undisturbed = killed_at(0, tmp_path / "whole", tmp_path / "whole.log")
+    undisturbed = killed_at(0, tmp_path / "whole.log", words(tmp_path / "whole"))
     assert undisturbed.returncode == 0, undisturbed.stderr
     reference = everything(tmp_path / "whole")
     events = (tmp_path / "whole.log").read_text(encoding="utf-8").splitlines()
@@ -49,7 +50,7 @@ def test_killed_at_many_moments_a_run_loses_one_epoch_at_most_and_ends_the_same(
     for attempt in range(120):
         log = tmp_path / f"{attempt}.log"
         n = first_epoch if attempt == 0 else 45 if attempt % 3 == 2 else 7 + attempt % 6
-        process = killed_at(n, folder, log)
+        process = killed_at(n, log, words(folder))
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         done += lines
         if process.returncode == 0:

@@ -13,6 +13,7 @@ from tiny import (
     TINY_INITIAL,
     TINY_MAIN,
     TINY_SPECTRA,
+    command_line,
     copied,
     hashes,
     initialmain,
@@ -27,13 +28,9 @@ from common.spectrum import measure
 
 
 def torchrun(n, script, **constants):
-    words = [str(script)]
-    for name, value in constants.items():
-        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     start = ["torch.distributed.run", "--standalone", f"--nproc_per_node={n}"]
-    return subprocess.run(
-        [sys.executable, "-m", *start, *words], cwd=script.parent, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", *start, *command_line(script, constants)]
+    return subprocess.run(command, cwd=script.parent, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,16 @@
 """jacobian/study.py: units of work that end the same however they are run, and their files."""
 
 import contextlib
-import itertools
 import json
 import re
-import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
-from tiny import ROOT, constants_of, feature_network
+from tiny import ROOT, constants_of
+from tiny_study import SCRIPT, TINY, constants, kept, words
 
 from common import settings
 from common.detect import streams, verdict
@@ -21,31 +20,6 @@ from common.run.folder import Run
 from common.seeds import INITIAL
 from common.spectrum import measure
 from common.study import arms, files, units
-
-SCRIPT = ROOT / "jacobian" / "study.py"
-KILLER = ROOT / "tests" / "killer.py"
-OVERRIDES = "n_feat=8 n_step=4 n_T=8 beta2=0.5 sample_steps=3 N_eval=210 N_ref=100 max_c=70"
-TINY = {
-    "name": "digits",
-    "role": "pilot",
-    "arms": ["control", "dose50"],
-    "loops": [3, 1],
-    "first_seed": 1,
-    "N_train": 60,
-    "generation_number": 1,
-    "n_anchors": 10,
-    "timesteps": [400],
-    "sample_timesteps": [400],
-    "overrides": OVERRIDES.split(),
-    "n_jobs": 1,
-}
-
-
-def constants(folder, **changes):
-    """The study's constants, and a feature network that is hardly trained."""
-    found = constants_of(SCRIPT, **{**TINY, "output_dir": folder, **changes})
-    storage.save(feature_network(), found.output_dir / found.name / "prmodel.pth")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -202,47 +176,6 @@ def test_detect_takes_the_studys_controls_for_a_users_loop(done, capsys):
     assert found["streams"]["log FID"]["direction"] == "up"
 
 
-def words(folder, **changes):
-    """The command line of study.py for these constants."""
-    found = []
-    for name, value in {**TINY, "output_dir": folder, **changes}.items():
-        found += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return found
-
-
-def kept(folder):
-    return {path.name: path.read_bytes() for path in sorted((folder / "digits").glob("*.npz"))}
-
-
-def killed_at(n, folder, log):
-    """study.py on two loops in a process that is killed at its n-th event; 0: never."""
-    few = {"arms": ["full", "control"], "loops": [1, 1]}
-    return subprocess.run(
-        [sys.executable, KILLER, str(n), str(log), str(SCRIPT), *words(folder, **few)],
-        capture_output=True,
-        text=True,
-    )
-
-
-@pytest.mark.slow
-def test_killed_at_ten_moments_and_more_a_study_ends_the_same(tmp_path):
-    """The first time while a unit's file is written, then again and again a few events later."""
-    whole = killed_at(0, tmp_path / "whole", tmp_path / "whole.log")
-    assert whole.returncode == 0, whole.stderr
-    events = (tmp_path / "whole.log").read_text(encoding="utf-8").splitlines()
-    moments = itertools.chain([events.index("half of full_seed1.npz") + 1], itertools.count(12, 4))
-    folder, deaths = tmp_path / "killed", 0
-    for n in moments:
-        process = killed_at(n, folder, tmp_path / "killed.log")
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, process.stderr
-        deaths += 1
-    assert deaths >= 10
-    assert kept(folder) == kept(tmp_path / "whole") and len(kept(folder)) == 2
-    assert not list((folder / "digits" / "runs").iterdir())
-
-
 @pytest.mark.slow
 def test_a_dask_cluster_that_loses_a_worker_gives_the_same_files(done, tmp_path):
     """Its processes are started elsewhere and know nothing of this project."""
@@ -263,7 +196,7 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_files(done, tmp_path)
             time.sleep(0.1)
         scheduler = json.loads(address.read_text(encoding="utf-8"))["address"]
         choice = words(tmp_path, arms=["control"], loops=[2], scheduler=scheduler)
-        study = stack.enter_context(subprocess.Popen([sys.executable, SCRIPT, *choice]))
+        study = stack.enter_context(subprocess.Popen([sys.executable, *choice]))
         while not list(tmp_path.rglob("model_initial.pth")):
             assert study.poll() is None
             time.sleep(0.1)

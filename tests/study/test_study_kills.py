@@ -1,0 +1,28 @@
+"""A study that is killed again and again leaves the files of one that nobody disturbed."""
+
+import itertools
+import signal
+
+import pytest
+from tiny import killed_at
+from tiny_study import kept, words
+
+
+@pytest.mark.slow
+def test_killed_at_ten_moments_and_more_a_study_ends_the_same(tmp_path):
+    """The first time while a unit's file is written, then again and again a few events later."""
+    few = {"arms": ["full", "control"], "loops": [1, 1]}
+    whole = killed_at(0, tmp_path / "whole.log", words(tmp_path / "whole", **few))
+    assert whole.returncode == 0, whole.stderr
+    events = (tmp_path / "whole.log").read_text(encoding="utf-8").splitlines()
+    moments = itertools.chain([events.index("half of full_seed1.npz") + 1], itertools.count(12, 4))
+    folder, deaths = tmp_path / "killed", 0
+    for n in moments:
+        process = killed_at(n, tmp_path / "killed.log", words(folder, **few))
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        deaths += 1
+    assert deaths >= 10
+    assert kept(folder) == kept(tmp_path / "whole") and len(kept(folder)) == 2
+    assert not list((folder / "digits" / "runs").iterdir())
