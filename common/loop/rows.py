@@ -4,6 +4,7 @@ import time
 
 from tqdm import tqdm
 
+from common.data import fingerprint, load_real
 from common.loop import sources
 from common.machine import records, storage
 from common.metrics import evaluation
@@ -47,7 +48,8 @@ def measure(loop, g, data):
 def measure_floor(run, constants, real, lenet, reference):
     """What real images score."""
     path = run.table("floor")
-    measured = (constants.N_eval, constants.N_ref, storage.sha256(run.prmodel))
+    test = fingerprint(load_real(constants.dataset, train=False))
+    measured = (constants.N_eval, constants.N_ref, storage.sha256(run.prmodel), test)
     source = records.digest(repr(measured).encode())
     if not sources.reuse([path], source):
         records.save_source(path, source)

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from common.data import load_real
-from common.machine import processes, storage
+from common.machine import processes, records, storage
 from common.machine.errors import UserError, one_line
 from common.page import report
 from common.run import provenance
@@ -91,6 +91,7 @@ def measure(paths, path, constants):
     generations that were. UserError when the file was made with other anchors or timesteps.
     """
     anchors, held_out, directions = _chosen(constants)
+    images = records.digest(*(of.x_0.numpy().tobytes() for of in (anchors, held_out)))
     schedule = load_ddpm(next(iter(paths.values()))).cpu().sqrtmab
     n_T = len(schedule) - 1
     times = scaled(constants.timesteps, n_T)
@@ -98,9 +99,10 @@ def measure(paths, path, constants):
     hashes = {generation: storage.sha256(file) for generation, file in paths.items()}
     if kept:
         ours = {"t": times, "anchor_index": anchors.index.tolist(), "dataset": constants.dataset}
+        ours["images_sha256"] = images
         for name, value in ours.items():
             if name in kept and kept[name].tolist() != value:
-                raise UserError(f"{path} has other {name}: move it away, or restore the constants")
+                raise UserError(f"{path} has other {name}: move it away, or restore what it had")
     rows = {
         int(generation): {name: kept[name][i] for name in (*PER_GENERATION, "checkpoint_sha256")}
         for i, generation in enumerate(kept.get("generations", []))
@@ -132,6 +134,7 @@ def measure(paths, path, constants):
             "sigma": sigma.double().numpy(),
             "alphabar": alphabar.double().numpy(),
             "anchor_index": anchors.index.numpy(),
+            "images_sha256": np.array(images),
             "anchor_labels": anchors.labels.numpy(),
         }
         storage.save_arrays(arrays, path)

@@ -262,6 +262,21 @@ def test_other_anchors_in_the_same_file_are_refused(measured):
         spectra_of(folder, seed=1)
 
 
+def test_other_images_in_the_same_places_are_refused(tmp_path, monkeypatch):
+    """A dataset of one's own whose test part is another file now."""
+    a_run(tmp_path, [0])
+    spectra_of(tmp_path)
+    real = measure.load_real
+
+    def inverted(dataset, train=True):
+        found = real(dataset, train)
+        return found if train else LabelledImages(255 - found.images, found.labels)
+
+    monkeypatch.setattr(measure, "load_real", inverted)
+    with pytest.raises(SystemExit, match=r"spectra_w0.npz has other images_sha256"):
+        spectra_of(tmp_path)
+
+
 def test_a_folder_made_by_other_code_is_enough(tmp_path):
     """Checkpoints alone, of another n_feat and n_T, without records; read from their shapes."""
     ddpm = DDPM(ContextUnet(1, 16), (1e-4, 0.02), 500)
