@@ -21,7 +21,7 @@ from common import study
 name = "digits2"  # the study's name: a folder in output_dir
 role = "test"  # "pilot" to choose what is tested, "test" to test it, on other seeds
 arms = ["control", "full", "dose25", "dose50", "full", "dose10"]  # kinds of loops, in this order
-loops = [20, 2, 10, 10, 16, 10]  # how many there are to be of each by then
+loops = [20, 2, 10, 10, 20, 10]  # how many there are to be of each by then
 first_seed = 105  # of the loops; the next have the next ones, controls those from 1000 above
 part = "1/1"  # which loops: the 3rd, 23rd, 43rd, ... for 3/20
 

@@ -205,20 +205,24 @@ def calibrate(controls, horizon, alpha, direction):
     allowance; in simulations their count varied no more than a binomial one. Raises ValueError
     where `of_controls` does.
     """
-    null, alarms = of_controls(controls, horizon, alpha, direction), []
-    for i, control in enumerate(controls):
-        judge = of_controls([*controls[:i], *controls[i + 1 :]], horizon, alpha, direction)
-        # What is constant in the others gives no sd, so any deviation counts.
-        differs = np.abs(control - judge.mean) > 1e-12 * np.abs(judge.mean)
-        deviates = (~judge.monitored & differs)[:horizon].any(0)
-        alarms.append(judge.alarms(control).any(0) | deviates)
-    alarms = np.array(alarms)
+    null = of_controls(controls, horizon, alpha, direction)
+    left_out = left_out_alarms(controls, horizon, alpha, direction)
+    alarms = np.array([control.any(0) for control in left_out])
     return Calibration(
         **vars(null),
         control_alarms=alarms,
         certified_rate=np.array([certified_rate(int(n), len(alarms)) for n in alarms.sum(0)]),
         family_rate=certified_rate(int(alarms.any(1).sum()), len(alarms)),
     )
+
+
+def left_out_alarms(controls, horizon, alpha, direction):
+    """Where each of the control loops [(G_l, S), ...] alarms when the others judge it: yields bool
+    (horizon, S). What is constant in the others gives no sd, so any deviation counts."""
+    for i, control in enumerate(controls):
+        judge = of_controls([*controls[:i], *controls[i + 1 :]], horizon, alpha, direction)
+        differs = np.abs(control - judge.mean) > 1e-12 * np.abs(judge.mean)
+        yield ((judge.alarms(control) != 0) | (~judge.monitored & differs))[:horizon]
 
 
 def _checked(values, name):

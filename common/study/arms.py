@@ -23,8 +23,13 @@ class Arm(NamedTuple):
     dose: float
     w: float = 0
 
+    @property
+    def judged(self):
+        """Whether controls are its null: those of new images only, at w = 0."""
+        return self.scripts != AUGMENTED and self.w == 0
 
-# Controls judge those of new images and w = 0; the others serve `claims`.
+
+# Those that are not judged serve `claims`.
 ARMS = {
     CONTROL: Arm(FULL, 0.0),
     "full": Arm(FULL, 1.0),

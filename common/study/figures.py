@@ -4,6 +4,7 @@ Judged}. Streams in question have intervals, the three strongest others none, th
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
+from common.detect.leads import LEAST_LOOPS
 from common.machine import storage
 from common.run import style
 from common.study.power import CONTROL
@@ -180,7 +181,8 @@ def _median(axes, y, summary, H):
     median as a mark, or two where it lies between them."""
     low, high = summary["interval_low"], summary["interval_high"]
     ends = -H - 0.7 if low is None else low, H + 0.7 if high is None else high
-    axes.plot(ends, [y, y], color="black", lw=1.5)
+    if summary["n_loops"] >= LEAST_LOOPS:
+        axes.plot(ends, [y, y], color="black", lw=1.5)
     marks = {summary["median_low"], summary["median_high"]} - {None}
     axes.plot(list(marks), [y] * len(marks), "|", color="black", ms=10, mew=2.5)
 

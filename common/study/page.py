@@ -47,17 +47,20 @@ def verdict(study, question, result):
 
 def _answer(question, result):
     """Where the primary was first, as the protocol defines it, or where loops are too few."""
-    claims, n_claims = result["first"], len(result["first"])
+    claims, loops = result["first"], {arm: of["n"] for arm, of in result["loops"].items()}
+    n_claims = question.n_claims(loops)
+    there = {arm: (loops.get(arm, 0), n) for arm, n in question.planned.items()}
+    short = [f"{n} of {of} {arm}" for arm, (n, of) in there.items() if n < of]
+    interim = f"Interim, with {', '.join(short)} loops. " if short else ""
     both = f"before {question.reference} and before {question.rival}"
     spectrum = f"spectrum ({question.primary})"
     uncorrected, first = (
         _where(claim for claim in claims if claim[kind]) for kind in ("first", "first_holm")
     )
     if any(claim["first_holm"] for claim in claims):
-        return f"The {spectrum} was first, {both}, in {first}."
-    arms = {arm: of["n"] for arm, of in result["loops"].items() if arm != CONTROL}
+        return f"{interim}The {spectrum} was first, {both}, in {first}."
     enough = next(n for n in range(1, 99) if n_claims * power.least_p(n) < power.SIGNIFICANT)
-    small = [f"{n} of {arm}" for arm, n in arms.items() if n < enough]
+    small = [f"{n} of {arm}" for arm, n in loops.items() if n < enough and arm != CONTROL]
     text = f"The {spectrum} was not first: nowhere was it detected significantly {both}."
     if small:
         text = (
@@ -66,7 +69,7 @@ def _answer(question, result):
         )
     if any(claim["first"] for claim in claims):
         text += f" Without correction for the number of claims it was, in {uncorrected}."
-    return text
+    return interim + text
 
 
 def _before_and_after(question, result):
@@ -75,8 +78,8 @@ def _before_and_after(question, result):
     for name in (question.reference, question.rival):
         of = [pair for pair in result["comparisons"] if pair["against"] == name]
         before, after = (_where(pair for pair in of if pair[kind]) for kind in ("before", "after"))
-        texts.append(f"Significantly before {name}: {before}; after it: {after}.")
-    return " ".join(texts)
+        texts.append(f"before {name}: {before}; after it: {after}.")
+    return f"Each comparison for itself, at 5 %: {' '.join(texts)}"
 
 
 def _where(claims):

@@ -7,6 +7,7 @@ are written to six digits.
 """
 
 import math
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -25,13 +26,15 @@ DIGITS = 6  # of all numbers that are written
 
 class Question(NamedTuple):
     """What the protocol asks: is stream `primary` detected before `reference` and before `rival`,
-    at a rate alpha of false alarms in each over generations 0 to horizon - 1?"""
+    at a rate alpha of false alarms in each over generations 0 to horizon - 1? planned: {arm: how
+    many loops there are to be}."""
 
     primary: str
     reference: str
     rival: str
     alpha: float
     horizon: int
+    planned: dict = MappingProxyType({})
 
     @property
     def streams(self):
@@ -42,6 +45,10 @@ class Question(NamedTuple):
         """The generations by which detections are compared: the first and the last."""
         return list(dict.fromkeys([0, self.horizon - 1]))
 
+    def n_claims(self, arms):
+        """How many claims "first" Holm's correction counts, with these arms and those planned."""
+        return len(self.ends) * len({*arms, *self.planned} - {CONTROL})
+
 
 def write(
     folder,
@@ -51,14 +58,16 @@ def write(
     reference=FID,
     rival="log denoising loss t=50",
     role="test",
+    planned=(),
 ):
     """Writes study.csv, verdict.json, claims.csv, the figures and report.html to a folder of unit
     files.
 
-    Only units of this role count. Returns the paths. Raises UserError where something is missing,
-    Refusal where units do not belong together, naming the first file that does not.
+    Only units of this role count; planned: {arm: loops} of the whole study. Returns the paths.
+    Raises UserError where something is missing, Refusal where units do not belong together, naming
+    the first file that does not.
     """
-    question = Question(primary, reference, rival, alpha, horizon)
+    question = Question(primary, reference, rival, alpha, horizon, dict(planned))
     loops, n_others = files.load(folder, role)
     study = files.study(loops, question, n_others)
     try:
@@ -175,7 +184,8 @@ def _comparisons(study, question, judged):
 
 def _first(question, comparisons):
     """A dict per arm and end: is the primary before reference and rival? p_value is the larger of
-    the two (each is tested at 5 %: Berger 1982); p_holm counts all arms and ends as claims."""
+    the two (each is tested at 5 %: Berger 1982); p_holm counts all arms and ends as claims, those
+    of arms that are planned, too."""
     found = []
     for one, two in zip(comparisons[::2], comparisons[1::2], strict=True):
         # A test of detections that are more frequent the other way supports no claim.
@@ -183,7 +193,11 @@ def _first(question, comparisons):
         both = one["before"] and two["before"]
         found.append({"arm": one["arm"], "by_generation": one["by_generation"], "p_value": p})
         found[-1]["first"] = both
-    for claim, p in zip(found, power.holm([claim["p_value"] for claim in found]), strict=True):
+    adjusted = power.holm(
+        [claim["p_value"] for claim in found],
+        question.n_claims(pair["arm"] for pair in comparisons),
+    )
+    for claim, p in zip(found, adjusted, strict=True):
         claim |= {"p_holm": p, "first_holm": bool(claim["first"] and p < power.SIGNIFICANT)}
     return found
 
@@ -224,10 +238,13 @@ def _leads(study, question, judged):
         times = [
             [None if t == question.horizon else int(t) for t in row] for row in judged[arm].times
         ]
+        resampled = judged[arm].resampled_times
         for s, name in enumerate(study.names):
             if s != p:
                 of = [leads.lead(row[p], row[s], question.horizon) for row in times]
-                summary = leads.summarise(of, n_resamples=power.RESAMPLES)
+                both = resampled[..., p], resampled[..., s]
+                limits = leads.limits(*both, question.horizon)
+                summary = leads.summarise(of, resampled=limits)
                 found.setdefault(arm, {})[name] = {**summary, "text": _lead_text(summary)}
     summaries = [summary for of in found.values() for summary in of.values()]
     adjusted = power.holm([summary["p_value"] for summary in summaries])

@@ -31,7 +31,7 @@ from common.spectrum import measure
 from common.spectrum.checkpoint import N_TANGENT
 from common.spectrum.posterior import N_DIRECTIONS
 from common.study import files, report
-from common.study.arms import planned
+from common.study.arms import ARMS, planned
 
 LOG = "log.txt"
 
@@ -73,6 +73,11 @@ def _report(constants):
         constants.generation_number,
         rival=streams.name_of("denoising_loss", t),
         role=constants.role,
+        planned={
+            arm: n
+            for arm, n in zip(constants.arms, constants.loops, strict=True)
+            if ARMS[arm].judged
+        },
     ):
         print(storage.shown(path))
 

@@ -172,7 +172,7 @@ def true_fractions(rng, n_controls):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n_controls", "n"), [(20, 20), (10, 8)])
+@pytest.mark.parametrize(("n_controls", "n"), [(20, 20), (10, 8), (7, 2)])
 def test_intervals_hold_the_truth_as_often_as_they_say(n_controls, n):
     rng, covered, n_studies = np.random.default_rng(4), {}, 120
     fractions, effects = true_fractions(rng, n_controls), SLOPES * np.arange(1, 6)[:, None]

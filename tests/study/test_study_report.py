@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -108,8 +109,12 @@ def test_the_committed_files_give_the_same_bytes_again(committed):
 def test_too_few_loops_for_any_difference_leave_it_undecided(committed):
     result = verdict(committed[0])
     n = min(of["n"] for arm, of in result["loops"].items() if arm != "control")
-    least = 2 * 0.5**n * len(result["first"])  # what Holm's correction makes of the smallest p
-    assert result["verdict"].startswith("Undecided: too few loops (") == (least >= ALPHA)
+    n_claims = 2 * len(result["planned"].keys() - {"control"})
+    least = 2 * 0.5**n * n_claims  # what Holm's correction makes of the smallest p
+    assert ("Undecided: too few loops (" in result["verdict"]) == (least >= ALPHA)
+    loops = {arm: result["loops"].get(arm, {"n": 0})["n"] for arm in result["planned"]}
+    whole = all(n >= result["planned"][arm] for arm, n in loops.items())
+    assert result["verdict"].startswith("Interim, with ") != whole
 
 
 def test_numbers_of_the_committed_files_by_other_code(committed):
@@ -200,7 +205,15 @@ def test_the_page_is_whole_and_says_the_verdict(folder):
 # Known truths
 
 
-def results(rng, shift, n=20, names=("primary", FID, LOSS), controls=20, horizon=G):
+def results(
+    rng,
+    shift,
+    n=20,
+    names=("primary", FID, LOSS),
+    controls=20,
+    horizon=G,
+    planned=MappingProxyType({}),
+):
     """The results of a study with one arm, whose loops are noise and shift (G, S)."""
     S = len(names)
     study = Study(
@@ -212,7 +225,7 @@ def results(rng, shift, n=20, names=("primary", FID, LOSS), controls=20, horizon
         {"control": list(range(controls)), "full": list(range(n))},
         {"study": "made up", "role": "test", "n_of_other_roles": 0, "left_out": {}},
     )
-    question = Question(*names[:3], ALPHA, horizon)
+    question = Question(*names[:3], ALPHA, horizon, planned)
     seed = int(rng.integers(2**31))
     args = (study.controls, study.arms, ALPHA, study.direction, seed)
     null, judged = power.judge(*args, resamples=400)
@@ -236,6 +249,19 @@ def test_a_copy_of_fid_has_no_lead_and_no_difference(tmp_path):
     assert not any(claim["first"] for claim in result["first"])
 
 
+def test_claims_of_arms_that_are_planned_count_and_the_answer_is_interim():
+    rng, slow = np.random.default_rng(1), np.arange(G)
+    shift = np.stack([np.full(G, 12), slow, slow], 1)
+    result, _ = results(rng, shift, n=8)  # p = 1/128
+    assert result["verdict"].startswith("The spectrum (primary) was first")
+    rng = np.random.default_rng(1)
+    result, _ = results(rng, shift, n=8, planned={"control": 20, "full": 8, "a": 2, "b": 2, "c": 2})
+    assert result["first"][0]["p_holm"] == 8 * result["first"][0]["p_value"] == 1 / 16
+    begun = "Interim, with 0 of 2 a, 0 of 2 b, 0 of 2 c loops. Undecided: too few loops (8 of full)"
+    assert result["verdict"].startswith(begun)
+    assert "with 8 claims that takes 9 of an arm" in result["verdict"]
+
+
 def test_first_is_before_both():
     """12 sds at once against 1 sd per generation; against FID only, the loss being as early."""
     rng, slow = np.random.default_rng(1), np.arange(G)
@@ -254,7 +280,7 @@ def test_first_is_before_both():
     result, _ = results(rng, shift[:, [0, 1, 0]])
     assert [pair["before"] for pair in result["comparisons"]] == [True, False, False, False]
     assert [claim["first"] for claim in result["first"]] == [False, False]
-    assert "log FID: full by generation 0; after it: nowhere." in result["verdict"]
+    assert "before log FID: full by generation 0; after it: nowhere." in result["verdict"]
     result, _ = results(rng, shift[:, [1, 0, 0]])  # both are before the primary: no claim at all
     assert [claim["p_value"] for claim in result["first"]] == [1, 1]
     assert [pair["after"] for pair in result["comparisons"]] == [True, True, False, False]
@@ -280,14 +306,20 @@ def test_streams_without_change_alarm_as_rarely_as_asked():
 @pytest.mark.slow
 def test_equal_streams_are_rarely_called_earlier():
     """Three streams that grow alike, of which about half are detected by the end."""
-    rng, before, mcnemar = np.random.default_rng(3), [], []
-    for _ in range(150):
-        result, _ = results(rng, 0.4 * np.arange(1, G + 1)[:, None])
+    rng, before, mcnemar, no_lead = np.random.default_rng(3), [], [], []
+    for i in range(150):
+        slope = 0.4 + 0.4 * (i % 2)
+        result, _ = results(rng, slope * np.arange(1, G + 1)[:, None])
+        for lead in (result["leads"]["full"][name] for name in (FID, LOSS)):
+            no_lead.append(lead["interval_low"] <= 0 <= lead["interval_high"])
+        if i % 2:
+            continue
         end = [pair for pair in result["comparisons"] if pair["by_generation"] == G - 1]
         before.append([pair["before"] for pair in end])
         mcnemar.append([pair["p_value"] < ALPHA for pair in end])
     print(f"before {np.mean(before):.3f}, McNemar (two-sided) {np.mean(mcnemar):.3f}")
-    assert np.mean(before) <= ALPHA / 2 + 2 * np.std(before) / 150**0.5
+    assert np.mean(before) <= ALPHA / 2 + 2 * np.std(before) / 75**0.5
+    assert np.mean(no_lead) >= 1 - ALPHA
 
 
 @pytest.mark.slow
