@@ -2,8 +2,10 @@
 
 import math
 import os
+import zlib
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -94,7 +96,7 @@ def _own(path, train):
     try:
         with np.load(path) as arrays:
             images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error) as error:
         raise UserError(
             f"cannot read {part}_images and {part}_labels from {path}: {error}"
         ) from error

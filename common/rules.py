@@ -5,10 +5,15 @@ import re
 
 from common import recipes
 from common.metrics import PRDC_K
-from common.spectrum import WATCHED
+from common.spectrum import MOST_STEPS, WATCHED
 
 MOST_SIGNAL = 0.1  # of the image that may be left in x_T; published: 0.006
 DATASETS = ("mnist", "fashion_mnist", "kmnist", "digits")  # that have a name
+
+
+def kind_of_data(dataset):
+    """A dataset's name; of a file of one's own, which may lie elsewhere now, that it is one."""
+    return dataset if dataset in DATASETS or dataset is None else "a file of one's own"
 
 
 def _whole(least):
@@ -75,7 +80,10 @@ RULES = {
     "loss_weight": _one_of("plain", "min_snr"),
     "batch_size": _whole(1),
     "lrate": _number(lambda rate: rate > 0, "a number above 0"),
-    "n_T": _whole(2),
+    "n_T": (
+        lambda value: _whole(2)[0](value) and value < MOST_STEPS,
+        f"a whole number, 2 or more, below {MOST_STEPS:,}",
+    ),
     "beta1": _number(  # float32 cannot tell 1 - 1e-8 from 1
         lambda beta: 1e-7 <= beta < 1, "a number between 0 and 1, both excluded, 1e-7 or more"
     ),
@@ -142,7 +150,13 @@ RULES = {
     "primary": _one_of(*WATCHED),
     "primary_t": _whole(1),
 }
-REAL = {"w", "Wall", "lrate", "save_every"}  # numbers that need not be whole, whatever the default
+REAL = {
+    "w",
+    "Wall",
+    "lrate",
+    "save_every",
+    "eta",
+}  # numbers that need not be whole, whatever the default
 WRITTEN = {"save_dir", "save_dirs", "output_dir"}  # folders that a script writes to
 PATHS = WRITTEN | {"run_dir", "runs", "controls"}
 
@@ -154,6 +168,10 @@ def contradiction(constants):
     if getattr(constants, "sampler", None) == "ddim" and constants.sample_steps > constants.n_T:
         steps, n_T = constants.sample_steps, constants.n_T
         return f"sample_steps is {steps}, but it must be at most n_T, {n_T}"
+    n_next = getattr(constants, "N_next", getattr(constants, "N_with_w", math.inf))
+    if n_next <= PRDC_K and any([getattr(constants, "w", 0), *getattr(constants, "Wall", ())]):
+        name = "N_next" if hasattr(constants, "N_next") else "N_with_w"
+        return f"{name} is {n_next}, but guided samples must be above {PRDC_K}, the k of PRDC"
     return _schedule_error(constants) if hasattr(constants, "n_T") else None
 
 

@@ -86,10 +86,13 @@ def from_script(namespace, argv=None):
         if name in RULES and not RULES[name][0](value):
             shown = "nothing" if value == [] else repr(value)
             parser.error(f"{name} is {shown}, but it must be {RULES[name][1]}")
-        if name in PATHS:
-            value = _resolved(value, script.parent)
-        if name == "dataset" and value not in DATASETS:
-            value = str(_resolved(value, script.parent))
+        try:
+            if name in PATHS:
+                value = _resolved(value, script.parent)
+            if name == "dataset" and value not in DATASETS:
+                value = str(_resolved(value, script.parent))
+        except RuntimeError as error:  # of ~ where there is no such user
+            parser.error(f"{name} is {value!r}: {error}")
         if name in WRITTEN:
             for folder in value if isinstance(value, list) else [value]:
                 if reason := _why_unwritable(folder):

@@ -74,8 +74,12 @@ def main():
     with ThreadPoolExecutor(CORES) as pool:  # takes work in this order, the longest first
         made = [pool.submit(loop), *[pool.submit(control, seed) for seed in SEEDS]]
         made += [pool.submit(control_spectra, *pair) for pair in zip(SEEDS, made[1:], strict=True)]
-        for work in made:
-            work.result()
+        try:
+            for work in made:
+                work.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what waits is not begun
+            raise
     run(f"{MAIN} --generation_number 3")  # nothing but figures, over the bands of all controls
     run("jacobian/compare.py --runs demo")
     run(f"jacobian/detect.py --runs demo --controls {' '.join(CONTROLS)}")

@@ -70,6 +70,18 @@ CASES = [
     (FULL / "main.py", "--n_T 50", "beta2 = 0.2 suits this n_T, n_T = 500 this beta2"),
     (FULL / "initialmain.py", "--beta2 0.5", "must be between 1e-37 and 0.1; beta2 = 0.02 suits"),
     (FULL / "main.py", "--eta 1.5", "eta is 1.5, but it must be a number from 0 to 1"),
+    (
+        FULL / "main.py",
+        "--n_T 10000",
+        "n_T is 10000, but it must be a whole number, 2 or more, below",
+    ),
+    (
+        FULL / "main.py",
+        "--w 1 --N_next 5",
+        "N_next is 5, but guided samples must be above 5, the k",
+    ),
+    (FULL / "initialmain.py", "--Wall 0 1 --N_with_w 5", "N_with_w is 5, but guided samples must"),
+    (FULL / "main.py", "--save_dir ~nobody-of-this-name/x", "Could not determine home directory"),
     (FULL / "main.py", "--loss_weight snr", "loss_weight is 'snr', but it must be 'plain' or"),
     (FULL / "main.py", "--N_ref 5", "N_ref is 5, but it must be 0 (all) or a whole number above 5"),
     (FULL / "main.py", "--control maybe", "--control: 'maybe' is neither True nor False"),
@@ -222,7 +234,7 @@ def test_any_text_is_either_a_value_that_its_rule_allows_or_refused(name, text):
 
 
 @given(
-    n_next=st.integers(1, 10**9),
+    n_next=st.integers(6, 10**9),
     w=st.floats(0, 1e6),
     lrate=st.floats(1e-300, 1e3, exclude_min=True),
     seed=st.integers(0, 2**63),

@@ -1,6 +1,7 @@
 """Data: what is loaded, how it is quantised, and how it is divided."""
 
 import errno
+import io
 import urllib.error
 
 import numpy as np
@@ -161,9 +162,14 @@ def test_a_file_without_the_arrays_or_that_is_none_is_refused(tmp_path):
     np.savez(tmp_path / "own.npz", images=np.zeros(3))
     with pytest.raises(UserError, match="cannot read train_images and train_labels from .*own.npz"):
         data.load_real(str(tmp_path / "own.npz"))
-    (tmp_path / "own.npz").write_bytes(b"PK something")
-    with pytest.raises(UserError, match="cannot read train_images"):
-        data.load_real(str(tmp_path / "own.npz"))
+    whole = own_file(tmp_path / "own.npz").read_bytes()
+    flipped = bytes([*whole[:900], whole[900] ^ 1, *whole[901:]])
+    alone = io.BytesIO()
+    np.save(alone, np.zeros(3))
+    for content in (b"PK something", b"", whole[:-9], flipped, alone.getvalue()):
+        (tmp_path / "own.npz").write_bytes(content)
+        with pytest.raises(UserError, match="cannot read train_images"):
+            data.load_real(str(tmp_path / "own.npz"))
     with pytest.raises(UserError, match="No such file"):
         data.load_real(str(tmp_path / "gone.npz"))
 

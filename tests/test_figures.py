@@ -10,8 +10,8 @@ from sklearn.manifold import TSNE
 
 from common.data import LabelledImages, load_real
 from common.machine import storage
-from common.run import embedding, plots, style
-from common.run.folder import Run, control_rows
+from common.run import comparable, embedding, plots, style
+from common.run.folder import Run
 from common.seeds import INITIAL
 from common.spectrum import checkpoint, compare, figures, measure
 
@@ -178,7 +178,7 @@ def run(tmp_path_factory):
 def spectra(run):
     """Arrays and statistics of the run, and those of its controls."""
     arrays = measure.load(run / "spectra_w0.npz")
-    return arrays, measure.statistics(arrays), compare._controls(run, arrays)
+    return arrays, measure.statistics(arrays), compare._controls(Run(run, 0), arrays)
 
 
 def test_controls_are_those_with_spectra_at_the_same_anchors_without_their_initial_model(spectra):
@@ -295,4 +295,4 @@ def test_a_removed_figure_leaves_no_pdf(tmp_path):
 
 
 def test_control_rows_are_those_beside_the_run_without_initial_models(run):
-    assert [row["generation"] for row in control_rows(run)] == [0, 1] * 4
+    assert [row["generation"] for row in comparable.control_rows(Run(run, 0))] == [0, 1] * 4

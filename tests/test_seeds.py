@@ -95,7 +95,7 @@ def test_weights_are_drawn_apart_from_pytorchs_global_state():
 # Nothing that ships draws from a global state.
 
 SHIPPED = [
-    *(ROOT / "common").glob("*.py"),
+    *(ROOT / "common").rglob("*.py"),
     *ROOT.glob("*/*/*main*.py"),
     *ROOT.glob("*/*/scenario.py"),
     *(ROOT / "jacobian").glob("*.py"),

@@ -112,6 +112,13 @@ def test_every_type_of_constant_can_be_overridden(script, name, words, value):
         assert type(found) is type(value)
 
 
+def test_a_real_number_that_was_edited_to_a_whole_one_still_takes_others():
+    main = FULL / "main.py"
+    values = {**vars(constants_of(main)), "eta": 1, "__file__": str(main)}
+    del values["script"]
+    assert settings.from_script(values, ["--eta", "0.5"]).eta == 0.5
+
+
 def test_several_constants_and_an_equals_sign(script):
     found = constants(script, "--N_next=7", "--Wall", "0", "1", "--lrate", "0.5")
     assert (found.N_next, found.Wall, found.lrate, found.w) == (7, [0, 1], 0.5, 0)

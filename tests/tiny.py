@@ -108,9 +108,9 @@ def main(save_dir, folder=FULL, **changes):
     loop.main(constants_of(folder / "main.py", **changes))
 
 
-def spectra(folder):
+def spectra(folder, **changes):
     """spectra.py in this process."""
-    measure.main(constants_of(SPECTRA, **TINY_SPECTRA, run_dir=Path(folder)))
+    measure.main(constants_of(SPECTRA, **{**TINY_SPECTRA, "run_dir": Path(folder), **changes}))
 
 
 def consistent(folder, generations, tmp_path, trained=(0, 1)):

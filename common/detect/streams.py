@@ -10,7 +10,7 @@ import numpy as np
 from common.machine import storage
 from common.machine.errors import Refusal, UserError
 from common.run import provenance
-from common.run.folder import Run
+from common.run.folder import SPECTRA, Run
 from common.run.provenance import Provenance
 from common.seeds import INITIAL
 from common.spectrum import WATCHED, measure
@@ -122,7 +122,7 @@ def load(folder, w, first=0):
         raise UserError(f"{run.table('metrics').name} is missing in {folder}: run main.py first")
     values, per_anchor, found = {}, {}, []
     for source, ending in (("test", ""), ("samples", SAMPLED)):
-        path = run.table(measure.FILES[source], "npz")
+        path = run.table(SPECTRA[source], "npz")
         if source == "test" or path.exists():
             arrays = measure.load(path)
             index = _matching(run, arrays, rows, path)
@@ -154,10 +154,15 @@ def of_metrics(run, rows, suffix=""):
         if lacking == generations:
             continue
         series = np.array([row.get(kind + suffix, np.nan) for row in rows.values()])
-        if bad := lacking or [g for g, value in zip(rows, series, strict=True) if np.isinf(value)]:
+        if lacking:
             raise UserError(
-                f"{run.table('metrics')}: {kind + suffix} of generations {bad} is missing or "
-                "infinite; run main.py again, which measures what is missing"
+                f"{run.table('metrics')}: {kind + suffix} of generations {lacking} is missing; run "
+                "main.py again, which measures what is missing"
+            )
+        if bad := [g for g, value in zip(rows, series, strict=True) if np.isinf(value)]:
+            raise UserError(
+                f"{run.table('metrics')}: {kind + suffix} of generations {bad} is infinite, as "
+                "where all samples are equal: such a loop needs no detector"
             )
         found[name] = np.log(series) if logarithmic else series
     return found
@@ -207,7 +212,7 @@ def _check_generations(run, spectra, rows, measured):
             f"{spectra.name} away and run jacobian/spectra.py with generations = {having_metrics}"
         )
     if no_spectra := [g for g in every if g not in measured]:
-        of_samples = spectra.name.startswith(measure.FILES["samples"])
+        of_samples = spectra.name.startswith(SPECTRA["samples"])
         raise UserError(
             f"{spectra} lacks the generations {no_spectra}: run jacobian/spectra.py with "
             f"generations = []{' and anchors_from = samples' if of_samples else ''}"

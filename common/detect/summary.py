@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 from common.machine import storage
 from common.metrics import NAMES
 from common.run import plots, style
-from common.run.folder import Run, control_rows, load_images
+from common.run.folder import Run, load_images
+from common.seeds import INITIAL
 from common.spectrum import measure
 
 FREE_END = 50  # the smallest singular values, of directions in which the model is uncertain
@@ -17,7 +18,7 @@ def save(folder, controls, w=0):
     returns its path and two or three sentences of computed numbers."""
     run, beside = Run(folder, w), [Run(control, 0) for control in controls]
     rows, (floor,) = run.metrics(), storage.load_rows(run.table("floor"))
-    real = control_rows(folder)
+    real = [row for of in beside for row in of.metrics() if row["generation"] != INITIAL]
     strips = {row["generation"]: load_images(run.strip(row["generation"])) for row in rows}
     figure = Figure(figsize=(style.TWO, 5), layout="constrained")
     figure.suptitle("A fully synthetic loop: each generation trains on the previous one's samples")

@@ -4,8 +4,8 @@ import torch
 
 from common.loop import sources
 from common.machine import records, storage
-from common.run import plots
-from common.run.folder import control_rows, generation_name, load_images
+from common.run import comparable, plots
+from common.run.folder import generation_name, load_images
 from common.seeds import INITIAL
 
 N_TSNE = 10_000  # images of each kind in a t-SNE figure, at most
@@ -55,7 +55,7 @@ def draw_progress(loop):
         if storage.verify(run.losses(g))
     }
     (floor,) = storage.load_rows(run.table("floor"))
-    controls = control_rows(run.folder)
+    controls = comparable.control_rows(run)
     figures = {
         "fid": lambda: plots.fid(rows, loop.title, floor, controls),
         "prdc": lambda: plots.prdc(rows, loop.title, floor, controls),

@@ -60,9 +60,10 @@ def duration(seconds):
 
 def _passes(constants):
     """Images times steps, twice under guidance, that a generation's samples take."""
-    w = getattr(constants, "w", 0)
+    weights = [constants.w] if hasattr(constants, "w") else constants.Wall
     n_next = getattr(constants, "N_next", getattr(constants, "N_with_w", 0))
-    n_next = 0 if getattr(constants, "control", False) else predictions(n_next, w)
+    n_next = sum(predictions(n_next, w) for w in weights)
+    n_next = 0 if getattr(constants, "control", False) else n_next
     return (n_next + getattr(constants, "N_eval", 0)) * Sampling.of(constants).steps(constants.n_T)
 
 

@@ -27,14 +27,14 @@ def main(constants):
         home, *others = constants.save_dirs
         names = ["prmodel.pth", "model_initial.pth"]
         names += [file.name for w in constants.Wall for file in Run(home, w).samples(INITIAL)]
-        for folder in others:
-            scenarios.share(names, folder, home)
-
         real, name = load_real(constants.dataset), scenarios.name_of(constants)
-        source, begun = fingerprint(real), Run(home, 0).model(INITIAL).exists()
+        source = fingerprint(real)
+        begun = any(Run(folder, 0).model(INITIAL).exists() for folder in constants.save_dirs)
         records = [folder / "run_initial.json" for folder in constants.save_dirs]
         for record in sorted(records, key=lambda path: not path.exists()):  # first those that bind
             save_record(record, constants, name, {"dataset": source}, begun)
+        for folder in others:
+            scenarios.share(names, folder, home)
         stages.train_feature_network(Run(home, 0), constants, real, source)
         seeds = Seeds(constants.seed, name)
         if sources.reuse_model(Run(home, 0), INITIAL, source):

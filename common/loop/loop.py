@@ -17,8 +17,8 @@ from common.machine import device, processes, records, storage
 from common.machine.errors import UserError, one_line
 from common.metrics import evaluation
 from common.page import report
-from common.run import plots
-from common.run.folder import Run, control_rows, guidance_weights, load_lenet
+from common.run import comparable, plots
+from common.run.folder import Run, guidance_weights, load_lenet
 from common.run.record import save_record
 from common.seeds import INITIAL
 from common.settings import number_text
@@ -38,9 +38,9 @@ def mainall(constants):
         folder = _loops(constants, constants.Wall)
         runs = {w: Run(folder, w) for w in guidance_weights(folder)}  # of other calls too
         found = {f"w = {number_text(w)}": run.metrics() for w, run in runs.items() if run.metrics()}
-        path = folder / "weights.png"
+        path, first = folder / "weights.png", next(iter(runs.values()))
         with storage.lock(path.with_suffix(".lock"), wait=True):  # other weights' loops too
-            name, controls = scenarios.name_of(constants), control_rows(folder)
+            name, controls = scenarios.name_of(constants), comparable.control_rows(first)
             floors = (storage.load_rows(run.table("floor")) for run in runs.values())
             (floor,) = next(filter(None, floors))  # a loop that was stopped early has none
             storage.save_figure(plots.together(found, name, controls, floor), path)
@@ -65,7 +65,7 @@ def _loops(constants, weights):
     training_set = scenarios.training_set_of(constants.script.parent)
     checks.check_real_data(real, name, training_set, constants)
     for w in weights:
-        run = Run(folder, w)
+        run, constants.w = Run(folder, w), w
         with storage.lock(run.table("run", "lock")):
             if constants.control:
                 _share_initial(run, constants)
@@ -88,6 +88,8 @@ def _prepared(run, name, constants, training_set, real):
     inputs = {path.name: storage.sha256(path) for path in checks.inputs(run, constants)}
     inputs["dataset"] = fingerprint(real)
     save_record(run.table("run", "json"), constants, name, inputs, run.has_begun(), stopped=None)
+    for text in comparable.controls_beside(run)[1]:
+        print(f"note: {text}")
     key = {name: inputs[name] for name in ("dataset", "prmodel.pth")}
     path = run.folder / "real_features.pth"
     reference = evaluation.reference(real, lenet, constants.N_ref, path, key)

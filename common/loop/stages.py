@@ -160,13 +160,14 @@ def train_feature_network(run, constants, real, source):
 
     It is the same for every scenario and seed: FIDs by different networks cannot be compared.
     """
+    test = load_real(constants.dataset, train=False)  # before any work, that it is there
     if sources.reuse([run.prmodel], source):
         return
     records.save_source(run.prmodel, source)
     print("training the feature network prmodel.pth ...")
     network = train_lenet(real.to(processes.device()), Seeds(0, "feature network"))
     storage.save(network.state_dict(), run.prmodel)
-    percent = 100 * accuracy(network, load_real(constants.dataset, train=False))
+    percent = 100 * accuracy(network, test)
     print(f"prmodel.pth classifies {percent:.2f} % of the test images correctly")
 
 

@@ -19,10 +19,10 @@ def one_line():
     """Ends the script with exit status 1 on a UserError, 2 on a Refusal and 130 on Ctrl-C, in one
     line each.
 
-    What is printed inside appears at once, in a log file too.
+    What is printed inside appears at once, in a log file too, whose code page may lack a letter.
     """
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         yield
     except Refusal as error:

@@ -51,7 +51,7 @@ def scores(samples, lenet, against, training=None):
     "accuracy"} of LabelledImages.
 
     entropy and distance_to_training, to the LabelledImages that the model was trained on where they
-    are given, are of `nearest_neighbours`, in the 84 features. accuracy: the fraction that the
+    are given, are of `neighbours`, in the 84 features. accuracy: the fraction that the
     feature network puts into the class that was asked for.
     """
     features = _features(samples.images, lenet, "the samples")

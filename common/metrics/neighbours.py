@@ -33,12 +33,13 @@ def distance_to_training(samples, training):
     """The mean distance from samples (N, d) to the nearest each of training (M, d), as features.
 
     `training` is what the model that made the samples was trained on; it grows smaller with M, so
-    compare sets of one size. Raises ValueError for two sets that are the same, and as `entropy`.
+    compare sets of one size. Raises ValueError for two sets that are the same, unless all in them
+    are equal, and as `entropy`.
     """
     x, y = checked(samples, 1), checked(training, 1)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"samples have {x.shape[1]} features and training images {y.shape[1]}")
-    if np.array_equal(x, y):
+    if np.array_equal(x, y) and np.ptp(x, 0).any():
         raise ValueError("samples and training set are the same: every distance would be 0")
     return float(_distances(y, x).mean())
 

@@ -118,8 +118,11 @@ def ddim_chain(ddpm, eps, noise, sample_steps, eta=0.0, clip_x0=False):
         if s == 0:  # the image itself: the schedule's entry 0 still has the noise of beta1
             return x_0
         # The share of time s's noise that is new: sigma of equation 16 is sigmas[s] * new.
-        new = eta * math.sqrt(sigmas[t] ** 2 - sigmas[s] ** 2) / (scales[s] * sigmas[t])
-        x_t = scales[s] * x_0 + sigmas[s] * math.sqrt(1 - new**2) * eps_t
+        if scales[s] > 0.03:
+            new = eta * math.sqrt(sigmas[t] ** 2 - sigmas[s] ** 2) / (scales[s] * sigmas[t])
+        else:  # float32 no longer tells the two sigmas apart
+            new = eta * math.sqrt(1 - (scales[t] / scales[s]) ** 2) / sigmas[t]
+        x_t = scales[s] * x_0 + sigmas[s] * math.sqrt(max(0, 1 - new**2)) * eps_t
         if new > 0:
             x_t = x_t + sigmas[s] * new * noise()
 

@@ -4,13 +4,16 @@ import json
 import re
 
 from common.machine import storage
+from common.run import comparable, provenance
+from common.run.folder import SPECTRA
 from common.settings import number_text
 
 JACOBIAN = "../../jacobian/"  # from a scenario's folder
 
 
 def commands(of, record):
-    """The lines that make a Run with this record, and the analyses that its folder holds."""
+    """The lines that make a Run with this record, the control loops beside it, and the analyses
+    that their folders hold."""
     constants = constants_of(record)
     home = of.folder.parent if constants.get("control", False) else of.folder
     lines = [f"cd {_word(record['folder'])}"]
@@ -18,20 +21,30 @@ def commands(of, record):
     if initial.exists():
         made = constants_of(storage.load_json(initial))
         lines.append(_command("initialmain.py", {**made, "Wall": [of.w], "save_dirs": [home]}))
-    lines.append(_command("main.py", {**constants, "w": of.w, "save_dir": home}))
-    return [*lines, *_analyses(of, constants)]
+    loops = [of, *comparable.controls_beside(of)[0]]
+    for each in loops:
+        made = {**constants_of(provenance.recorded(each)), "w": each.w, "save_dir": home}
+        lines.append(_command("main.py", made))
+    return [*lines, *_spectra(loops, constants["dataset"]), *_comparisons(of)]
 
 
-def _analyses(of, constants):
-    """The commands in jacobian/ that were given, with what their files say of them."""
-    spectra, onset = of.table("spectra", "npz"), of.table("onset", "json")
-    if spectra.exists():
-        found = storage.load_arrays(spectra, "jacobian/spectra.py")
-        words = {"run_dir": of.folder, "w": of.w, "dataset": constants["dataset"]}
-        words["n_anchors"] = len(found["anchor_index"])
-        if "timesteps" in found:
-            words |= {"timesteps": found["timesteps"].tolist(), "seed": int(found["seed"])}
-        yield _command(f"{JACOBIAN}spectra.py", words)
+def _spectra(loops, dataset):
+    """The commands that measured the spectra of Runs, with what their files say of them."""
+    for of in loops:
+        for anchors_from, kind in SPECTRA.items():
+            path = of.table(kind, "npz")
+            if path.exists():
+                found = storage.load_arrays(path, "jacobian/spectra.py")
+                words = {"run_dir": of.folder, "w": of.w, "dataset": dataset}
+                words["n_anchors"] = len(found["anchor_index"])
+                if "timesteps" in found:
+                    words |= {"timesteps": found["timesteps"].tolist(), "seed": int(found["seed"])}
+                yield _command(f"{JACOBIAN}spectra.py", {**words, "anchors_from": anchors_from})
+
+
+def _comparisons(of):
+    """The commands that drew and judged the spectra of a Run."""
+    onset = of.table("onset", "json")
     if of.figure("eigenvalues").exists():
         yield _command(f"{JACOBIAN}compare.py", {"runs": [of.folder], "w": of.w})
     if onset.exists():

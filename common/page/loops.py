@@ -4,8 +4,8 @@ import re
 
 from common.machine import storage
 from common.page import render, words
-from common.run import provenance
-from common.run.folder import Run, guidance_weights, load_images
+from common.run import comparable, provenance
+from common.run.folder import guidance_weights, load_images
 from common.settings import number_text
 
 N_SHOWN = 100  # samples of a generation
@@ -59,6 +59,14 @@ class Shown:
             made = self.record["constants"], self.initial["constants"]
             return provenance.initial_differences(*made)
 
+    def of_formula(self):
+        """The constants that say what a generation is trained on: no more real images than there
+        are."""
+        constants = self.record.get("constants", {})
+        if "N_real" not in constants:
+            return constants
+        return {**constants, "N_real": provenance.at_most_all(constants["N_real"], constants)}
+
     def files(self):
         """Links to the loop's files and to those that all loops in the folder share."""
         for path in sorted(self.run.folder.iterdir()):
@@ -68,10 +76,10 @@ class Shown:
                 yield render.Link(path.name, render.address(path, self.home))
 
 
-def controls(folder):
-    """The control loops beside a run, as far as they have begun."""
-    runs = [Run(path, 0) for path in sorted(folder.glob("control_seed*"))]
-    return [Shown(of, of.folder.name, folder) for of in runs if of.table("run", "json").exists()]
+def controls(run):
+    """The control loops beside a Run, and sentences on those that are none of this loop."""
+    runs, left_out = comparable.controls_beside(run)
+    return [Shown(of, of.folder.name, run.folder) for of in runs], left_out
 
 
 def last_in_all(loops):

@@ -9,6 +9,7 @@ from common.machine import storage
 from common.page import loops, render
 from common.page.commands import commands
 from common.page.loops import Shown, path_of
+from common.run import provenance
 from common.run.folder import Run, guidance_weights
 from common.settings import number_text
 
@@ -45,15 +46,14 @@ def index(folder):
     returns its path, or None."""
     try:
         weights = [Run(folder, w) for w in guidance_weights(folder)]
-        found = [
-            Shown(of, f"self-consuming loop, w = {number_text(of.w)}", folder) for of in weights
-        ]
+        found = [Shown(of, f"{_kind(of)}, w = {number_text(of.w)}", folder) for of in weights]
+        found += [of for run in weights[:1] for of in loops.controls(run)[0]]
         captions = {folder / "weights.png": "Metrics of all guidance weights"}
         with storage.lock(folder / "index.lock", wait=True):  # other weights' loops too
             return _write_overview(
                 folder / "index.html",
                 f"Loops in {folder.name}",
-                found + loops.controls(folder),
+                found,
                 captions,
             )
     except Exception as error:
@@ -106,18 +106,26 @@ def _write_page(of):
     """The page of one loop."""
     loop, onset = Shown(of, of.folder.name, of.folder), of.table("onset", "json")
     scenario = loop.record.get("scenario", of.folder.name)
+    controls, left_out = loops.controls(of)
     text = render.text(
         "run.html.j2",
         title=f"{scenario}, w = {number_text(of.w)}",
         it=loop,
         above=list(_above(of)),
-        controls=loops.controls(of.folder),
+        of_formula=loop.of_formula(),
+        controls=controls,
+        left_out=left_out,
         spectra=[(loop.figure(kind), text) for kind, text in SPECTRUM_FIGURES.items()],
         onset=storage.load_json(onset, "jacobian/detect.py") if storage.verify(onset) else None,
         commands=commands(of, loop.record) if loop.record else [],
         written=time.strftime("%Y-%m-%d %H:%M"),
     )
     storage.save_text(text, path_of(of.folder, of.w))
+
+
+def _kind(of):
+    control = (provenance.recorded(of) or {}).get("constants", {}).get("control", False)
+    return "control loop" if control else "self-consuming loop"
 
 
 def _above(of):

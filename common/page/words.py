@@ -79,15 +79,19 @@ def _the(generation):
 
 def _of_controls(controls):
     """The range of FID and recall in the generations of control loops."""
-    rows = [row for of in controls for row in of if row["generation"] != INITIAL]
-    rows = [row for row in rows if math.isfinite(row["fid"]) and math.isfinite(row["recall"])]
+    finite = math.isfinite
+    of_loops = [
+        [r for r in of if r["generation"] != INITIAL and finite(r["fid"]) and finite(r["recall"])]
+        for of in controls
+    ]
+    rows = [row for of in of_loops for row in of]
     if not rows:
         return ""
     ranges = []
     for name, text in (("fid", _fid), ("recall", _recall)):
         ends = (min(rows, key=lambda row: row[name]), max(rows, key=lambda row: row[name]))
         ranges.append(" to ".join(dict.fromkeys(map(text, ends))))
-    loops = _count(sum(len(of) > 0 for of in controls), "control loop")
+    loops = _count(sum(len(of) > 0 for of in of_loops), "control loop")
     return f"; {loops}, on real images only, are at FID {ranges[0]} and recall {ranges[1]}"
 
 
@@ -150,7 +154,8 @@ def trend(rows, metric):
 def status(record, rows, timings, ended):
     """How far a loop is, {"kind": "finished", "running" or "stopped", ...}: from the record of its
     run, its metrics, rows of timings_w{w}.csv, and time.time() at the end of its last stage."""
-    done, total = sum(row["generation"] != INITIAL for row in rows), record["generation_number"]
+    done = sum(row["generation"] != INITIAL for row in rows)
+    total = max(done, record["generation_number"])
     seconds = [(row["generation"], float(row["seconds"])) for row in timings]
     of_generations = sum(value for generation, value in seconds if generation != "initial")
     stopped = record.get("stopped")

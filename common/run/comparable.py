@@ -12,7 +12,10 @@ number with a loop of the same seed, but all of them with a control of the same 
 
 import json
 
-from common.machine.errors import Refusal
+from common.machine.errors import Refusal, UserError
+from common.run import provenance
+from common.run.folder import Run
+from common.seeds import INITIAL
 
 # What may differ between the loops that are judged together, and between a loop and its control.
 BETWEEN_LOOPS = ("seed", "initial_seed")
@@ -112,6 +115,39 @@ def check_controls(loops, controls):
                     f"{text}: a control differs from the loop in nothing but its seed and its "
                     "real images"
                 )
+
+
+def controls_beside(run):
+    """The control loops in folders control_seed* beside a Run, as far as they have begun: Runs, and
+    a sentence for each that is left out, because its record differs from the run's in what a
+    control may not, it repeats a seed, or its metrics were damaged. Those of a run that other code
+    made, without a record, all count."""
+    loop = provenance.of_record(run) if provenance.recorded(run) else None
+    found, left_out = {}, []
+    for path in sorted(run.folder.glob("control_seed*")):
+        control = Run(path, 0)
+        if not control.table("run", "json").exists():
+            continue
+        made = provenance.of_record(control)
+        text = loop and difference(loop, made, _may_differ(loop, made, LOOP_AND_CONTROL))
+        if made.seed in found:
+            text = f"seed is {made.seed} in {found[made.seed].folder}, too"
+        try:
+            control.metrics()
+        except UserError as error:
+            text = str(error)
+        if text:
+            left_out.append(f"{path.name} is left out: {text}")
+        else:
+            found[made.seed] = control
+    return list(found.values()), left_out
+
+
+def control_rows(run):
+    """The metrics of all generations of the control loops beside a Run, without their initial
+    model, which is the run's own."""
+    rows = (row for of in controls_beside(run)[0] for row in of.metrics())
+    return [row for row in rows if row["generation"] != INITIAL]
 
 
 def _may_differ(one, other, names):

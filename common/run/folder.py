@@ -14,6 +14,8 @@ from common.model import ddpm
 from common.seeds import INITIAL
 from common.settings import number_text
 
+SPECTRA = {"test": "spectra", "samples": "spectra_of_samples"}  # tables by `anchors_from`
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -112,18 +114,6 @@ def guidance_weights(folder):
         re.fullmatch(r"run_w(\d[\d.]*(?:e-\d+)?)\.json", path.name) for path in folder.iterdir()
     )
     return sorted(float(name[1]) for name in names if name)
-
-
-def controls_beside(folder):
-    """The Runs of the control loops beside a run."""
-    return [Run(path, 0) for path in sorted(folder.glob("control_seed*")) if path.is_dir()]
-
-
-def control_rows(folder):
-    """The metrics of all generations of the control loops beside a run, without their initial
-    model, which is the run's own."""
-    rows = (row for of in controls_beside(folder) for row in of.metrics())
-    return [row for row in rows if row["generation"] != INITIAL]
 
 
 def load_ddpm(path, made_by="initialmain.py"):

@@ -7,6 +7,8 @@ from typing import Any
 from common.data import n_training
 from common.machine import storage
 from common.machine.errors import Refusal
+from common.rules import kind_of_data
+from common.run.folder import SPECTRA
 from common.run.record import PUBLISHED_DEFAULTS
 from common.seeds import INITIAL
 
@@ -76,16 +78,21 @@ def read(run):
         known["N_eval"] = rows[0] if len(set(rows)) == 1 else sorted(set(rows))
     if "feature_network" not in known and run.prmodel.exists():
         known["feature_network"] = storage.sha256(run.prmodel)
-    if run.table("spectra", "npz").exists():
-        arrays = storage.load_arrays(run.table("spectra", "npz"), "jacobian/spectra.py")
+    if run.table(SPECTRA["test"], "npz").exists():
+        arrays = storage.load_arrays(run.table(SPECTRA["test"], "npz"), "jacobian/spectra.py")
         known["anchors"] = _anchors(arrays, known.get("dataset"))
-        of_samples = run.table("spectra_of_samples", "npz")
+        of_samples = run.table(SPECTRA["samples"], "npz")
         if of_samples.exists():
             arrays_of_samples = storage.load_arrays(of_samples, "jacobian/spectra.py")
             known["sample_anchors"] = _anchors(arrays_of_samples, known.get("dataset"))
         hashes = zip(arrays["generations"], arrays["checkpoint_sha256"], strict=True)
         known["models"] = frozenset(str(sha) for g, sha in hashes if g != INITIAL)
     return Provenance(run.folder, **known)
+
+
+def of_record(run):
+    """The Provenance of a Run by its record alone, which is there from the first moment on."""
+    return Provenance(run.folder, **_from_record(run))
 
 
 def as_json(provenance):
@@ -111,7 +118,7 @@ def _from_record(run):
     constants, inputs = {**PUBLISHED_DEFAULTS, **record["constants"]}, record["inputs"]
     scenario, *control = record["scenario"].split(" control")
     all_new = {"N_next", "N_initial"} & set(constants)  # in FullSynthetic and Fresh
-    n_fixed = 0 if all_new else _at_most_all(constants["N_real"], constants)
+    n_fixed = 0 if all_new else at_most_all(constants["N_real"], constants)
     initial_seed = record.get("initial_seed", constants["seed"])
     return {
         "scenario": scenario,
@@ -119,7 +126,7 @@ def _from_record(run):
         "init_from": constants["init_from"],
         "seed": constants["seed"],
         "w": run.w,
-        "dataset": constants["dataset"],
+        "dataset": kind_of_data(constants["dataset"]),
         "dataset_sha256": inputs["dataset"],
         "recipe": recipe(constants),
         "mixture": {name: constants[name] for name in MIXTURE if name in constants},
@@ -135,7 +142,7 @@ def _from_record(run):
 def _anchors(arrays, dataset):
     """What models were measured at; a file that does not name its dataset took that of the run."""
     return {
-        "dataset": str(arrays["dataset"]) if "dataset" in arrays else dataset,
+        "dataset": kind_of_data(str(arrays["dataset"])) if "dataset" in arrays else dataset,
         "seed": int(arrays["seed"]) if "seed" in arrays else None,
         "index": arrays["anchor_index"].tolist(),
         "t": arrays["t"].tolist(),
@@ -162,13 +169,14 @@ def training_size(constants, growing=True):
         return constants["N_next"]
     if "N_initial" in constants:
         return constants["N_with_w"] + constants["N_real"]
-    n_fixed = _at_most_all(constants["N_real"], constants)
+    n_fixed = at_most_all(constants["N_real"], constants)
     if constants.get("accumulate") and growing:
         return f"{n_fixed} and {constants['N_with_w']} more in each generation (accumulate)"
     return n_fixed + constants["N_with_w"]
 
 
-def _at_most_all(n_real, constants):
+def at_most_all(n_real, constants):
+    """n_real, or the number of training images where there are no more."""
     return min(n_real, n_training(constants["dataset"]))
 
 
@@ -185,7 +193,8 @@ def check_initial(constants, initial):
     a loop's record) against those of initialmain.py in run_initial.json."""
     ours, made = {**PUBLISHED_DEFAULTS, **constants}, {**PUBLISHED_DEFAULTS, **initial}
     for name in USELESS:
-        if name in ours and name in made and ours[name] != made[name]:
+        same = kind_of_data if name == "dataset" else lambda value: value
+        if name in ours and name in made and same(ours[name]) != same(made[name]):
             raise Refusal(
                 f"initialmain.py ran with {name} = {made[name]!r}, not {ours[name]!r}: "
                 f"add --{name} {made[name]}, or take another save_dir"
@@ -215,7 +224,7 @@ def initial_differences(constants, initial):
         for name, value in ours.items()
         if name in made and made[name] != value
     ]
-    n_initial, n_train = _at_most_all(initial["N_real"], initial), training_size(constants)
+    n_initial, n_train = at_most_all(initial["N_real"], initial), training_size(constants)
     if n_initial != n_train:
         found.append(("training-set size", n_initial, n_train))
     texts = [f"{name} (initial {old}, generations {new})" for name, old, new in found]

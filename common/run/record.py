@@ -11,6 +11,7 @@ import torchvision
 
 from common.machine import storage
 from common.machine.errors import UserError
+from common.rules import kind_of_data
 
 # Constants that only extend or batch a run, and may change when it continues. A page needs some.
 SHOWN = ("generation_number", "max_c", "save_every", "recipe", "initial_seed")
@@ -69,6 +70,8 @@ def save_record(path, constants, scenario, inputs, binding, **current):
     before = storage.load_json(path)
     for kind in ("constants", "inputs"):
         old, new = ({**PUBLISHED_DEFAULTS, **each[kind]} for each in (before, made))
+        if kind == "constants":  # of a file its content counts, which is among the inputs
+            old, new = ({**of, "dataset": kind_of_data(of["dataset"])} for of in (old, new))
         changed = [
             f"{name} (was {old.get(name)}, is {new.get(name)})"
             for name in dict.fromkeys([*old, *new])
@@ -85,8 +88,9 @@ def save_record(path, constants, scenario, inputs, binding, **current):
                 f"note: this run began with {kind} {before[kind]}, not {made[kind]}: "
                 "results may differ by float rounding"
             )
-    if {**before, **current} != before:
-        storage.save_json({**before, **current}, path)
+    now = {**before, **current, "constants": {**before["constants"], "dataset": fixed["dataset"]}}
+    if now != before:
+        storage.save_json(now, path)
 
 
 def _commit():

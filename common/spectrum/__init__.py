@@ -36,3 +36,6 @@ def comparison(script):
     from common.spectrum import compare
 
     compare.main(constants)
+
+
+MOST_STEPS = 10_000  # n_T is below: an anchor has a noise of its own for each step

@@ -10,6 +10,7 @@ import torch
 from common.data import balanced_order
 from common.machine.errors import UserError
 from common.seeds import Seeds
+from common.spectrum import MOST_STEPS
 
 
 class Anchors(NamedTuple):
@@ -26,7 +27,7 @@ class Anchors(NamedTuple):
             [
                 torch.randn(
                     self.x_0.shape[1:],
-                    generator=self.seeds.torch_generator("noise", 10_000 * i + t),
+                    generator=self.seeds.torch_generator("noise", MOST_STEPS * i + t),
                 )
                 for i in self.index.tolist()
             ]

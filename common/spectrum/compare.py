@@ -6,7 +6,7 @@ from common.machine import processes, storage
 from common.machine.errors import Refusal, UserError, one_line
 from common.page import report
 from common.run import comparable, plots, provenance
-from common.run.folder import Run, control_rows, controls_beside, generation_name
+from common.run.folder import Run, generation_name
 from common.seeds import INITIAL
 from common.settings import number_text
 from common.spectrum import checkpoint, figures, measure
@@ -34,14 +34,17 @@ def main(constants):
             report.announce(report.write(files[name].folder, constants.w))
         if len(runs) > 1:
             home = files[names[0]]
-            beside = _controls(home.folder, runs[names[0]][0])
+            beside = _controls(home, runs[names[0]][0])
             storage.save_figure(figures.statistics(runs, "", beside), home.figure("overlay"))
-            metrics = {name: run.metrics() for name, run in files.items()}
-            controls = [row for folder in constants.runs for row in control_rows(folder)]
-            floor = next(iter(storage.load_rows(home.table("floor"))), None)
-            figure = plots.together(metrics, f"w = {number_text(home.w)}", controls, floor)
-            storage.save_figure(figure, home.figure("together"))
-            for kind in ("overlay", "together"):
+            drawn = ["overlay"]
+            metrics = {name: rows for name, run in files.items() if (rows := run.metrics())}
+            if metrics:  # spectra need none
+                controls = [row for run in files.values() for row in comparable.control_rows(run)]
+                floor = next(iter(storage.load_rows(home.table("floor"))), None)
+                figure = plots.together(metrics, f"w = {number_text(home.w)}", controls, floor)
+                storage.save_figure(figure, home.figure("together"))
+                drawn.append("together")
+            for kind in drawn:
                 print(f"  {storage.shown(home.figure(kind))}")
             named = dict(zip(runs, constants.runs, strict=True))
             report.announce(report.comparison(named, constants.w))
@@ -65,7 +68,9 @@ def _one(run, arrays, statistics):
     """One run's figures and table."""
     w = number_text(run.w)
     title = f"{_name(run.folder)}, w = {w}"
-    controls = _controls(run.folder, arrays)
+    controls = _controls(run, arrays)
+    for text in comparable.controls_beside(run)[1]:
+        print(f"note: {text}")
     spectra = [beside for beside, _ in controls]
     drawn = {
         "eigenvalues": figures.eigenvalue_curves(arrays, title, spectra),
@@ -96,16 +101,18 @@ def _one(run, arrays, statistics):
     print(f"  {storage.shown(run.folder)}")
 
 
-def _controls(folder, arrays):
-    """Arrays and statistics of the generations of each control loop beside a run, without its
+def _controls(run, arrays):
+    """Arrays and statistics of the generations of each control loop beside a Run, without its
     initial model, where they are measured as `arrays` are."""
     found = []
-    for run in controls_beside(folder):
-        path = run.table("spectra", "npz")
+    for control in comparable.controls_beside(run)[0]:
+        path = control.table("spectra", "npz")
         beside = measure.load(path) if path.exists() else {}
         same = ("t", "sigma", "anchor_index", "n_T")
         if beside and all(np.array_equal(beside[name], arrays[name]) for name in same):
             later = beside["generations"] != INITIAL
+            if not later.any():
+                continue
             beside["generations"] = beside["generations"][later]
             beside = {
                 name: values[later] if name in checkpoint.PER_GENERATION else values

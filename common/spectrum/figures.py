@@ -103,8 +103,8 @@ def statistics(runs, title, controls=()):
     runs: {name: (arrays, {statistic: (G, T, A)})}; controls: such pairs, whose range is grey, with
     edges for each time. A run has a curve per time; of several runs each has a colour.
     """
-    found = next(iter(runs.values()))[1]
-    names = [name for name in WATCHED if name in found]
+    everywhere = [found for _, found in (*runs.values(), *controls)]  # earlier versions had fewer
+    names = [name for name in WATCHED if all(name in found for found in everywhere)]
     start = "the first generation (no controls: one training's randomness is not known)"
     if controls:
         n = sum(len(arrays["generations"]) for arrays, _ in controls)

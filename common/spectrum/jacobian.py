@@ -76,8 +76,8 @@ def vector_jacobian_products(eps, x_t, t, c, u, chunk=16):
 
     x_t (B, ...) floats; t (B,) and c (B,) int64; u (B, K, D). Memory holds the activations of
     `chunk` images: raise it on a GPU. Neither it nor the other anchors change an anchor's result
-    (`chunk` up to rounding). Raises ValueError for wrong shapes, in train mode, and when eps
-    records no gradient.
+    (`chunk` up to rounding). Raises ValueError for wrong shapes, when eps records no gradient, and
+    in train mode where eps is a module or a method of one: inside a lambda nobody sees that.
     """
     _check(eps, x_t, t, c)
     D = x_t[0].numel()

@@ -8,17 +8,19 @@ more images of the same source.
 """
 
 import re
+from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.data import load_real
+from common.data import fingerprint, load_real
 from common.machine import processes, records, storage
 from common.machine.errors import UserError, one_line
 from common.page import report
+from common.rules import DATASETS, kind_of_data
 from common.run import provenance
-from common.run.folder import Run, load_ddpm, load_images
+from common.run.folder import SPECTRA, Run, load_ddpm, load_images
 from common.seeds import INITIAL
 from common.settings import number_text
 from common.spectrum import jacobian, posterior
@@ -27,11 +29,15 @@ from common.spectrum.checkpoint import PER_GENERATION, measure_checkpoint
 
 N_HELD_OUT = 200  # test images of the denoising loss, none of them an anchor
 PUBLISHED_N_T = 500  # the n_T that the constant `timesteps` refers to
-FILES = {"test": "spectra", "samples": "spectra_of_samples"}  # by `anchors_from`
 
 
 def scaled(timesteps, n_T):
-    """Timesteps of a model with n_T = 500 as those of one with n_T steps, 1 to n_T, float64."""
+    """Timesteps of a model with n_T = 500 as those of one with n_T steps, 1 to n_T."""
+    if max(timesteps) > PUBLISHED_N_T:
+        raise UserError(
+            f"timesteps = {timesteps} are of n_T = {PUBLISHED_N_T}, whatever the model's: give "
+            "none above that"
+        )
     t = [min(n_T, max(1, round(step * n_T / PUBLISHED_N_T))) for step in timesteps]
     if len(set(t)) < len(t):
         raise UserError(f"timesteps = {timesteps} fall together at n_T = {n_T}: give fewer")
@@ -64,9 +70,9 @@ def main(constants):
                 )
             paths = {g: paths[g] for g in paths if g == INITIAL or g in constants.generations}
         run = Run(constants.run_dir, constants.w)
-        path = run.table(FILES[constants.anchors_from], "npz")
+        path = run.table(SPECTRA[constants.anchors_from], "npz")
         if record := provenance.recorded(run):
-            constants.dataset = record["constants"]["dataset"]
+            _use_data_of(record, constants)
         with storage.lock(path.with_suffix(".lock")):
             new = measure(paths, path, constants)
         where = f"test images of {constants.dataset}"
@@ -74,6 +80,19 @@ def main(constants):
             where = "samples of the initial model"
         print(f"{_count(len(new), len(paths))} at {where}: {storage.shown(path)}")
         report.announce(report.write(constants.run_dir, constants.w))
+
+
+def _use_data_of(record, constants):
+    """Makes the dataset that of the run's record; of a file that lies elsewhere now the one given,
+    if it is one with the same training images."""
+    recorded, given = record["constants"]["dataset"], constants.dataset
+    if recorded in DATASETS or Path(recorded).exists() or given in DATASETS:
+        constants.dataset = recorded
+    if fingerprint(load_real(constants.dataset)) != record["inputs"]["dataset"]:
+        raise UserError(
+            f"the images of {constants.dataset} are not those that the run was made with: bring "
+            "them back, or name their file with --dataset"
+        )
 
 
 def _count(n_new, n_all):
@@ -98,10 +117,12 @@ def measure(paths, path, constants):
     kept = _kept(path)
     hashes = {generation: storage.sha256(file) for generation, file in paths.items()}
     if kept:
-        ours = {"t": times, "anchor_index": anchors.index.tolist(), "dataset": constants.dataset}
-        ours["images_sha256"] = images
-        for name, value in ours.items():
-            if name in kept and kept[name].tolist() != value:
+        ours = {"t": times, "anchor_index": anchors.index.tolist(), "images_sha256": images}
+        ours["dataset"] = kind_of_data(constants.dataset)
+        theirs = {name: kept[name].tolist() for name in ours if name in kept}
+        theirs["dataset"] = kind_of_data(theirs.get("dataset", constants.dataset))
+        for name, value in theirs.items():
+            if ours[name] != value:
                 raise UserError(f"{path} has other {name}: move it away, or restore what it had")
     rows = {
         int(generation): {name: kept[name][i] for name in (*PER_GENERATION, "checkpoint_sha256")}
@@ -134,9 +155,10 @@ def measure(paths, path, constants):
             "sigma": sigma.double().numpy(),
             "alphabar": alphabar.double().numpy(),
             "anchor_index": anchors.index.numpy(),
-            "images_sha256": np.array(images),
             "anchor_labels": anchors.labels.numpy(),
         }
+        if not kept or "images_sha256" in kept:  # of older rows nobody knows
+            arrays["images_sha256"] = np.array(images)
         storage.save_arrays(arrays, path)
     return new
 
@@ -166,14 +188,19 @@ def _chosen(constants):
         source, known = load_real(constants.dataset, train=False), load_real(constants.dataset)
     try:
         chosen = select(source, seed, n_anchors), select(source, seed, N_HELD_OUT, skip=n_anchors)
-        k = max(posterior.N_DIRECTIONS)
-        of_class = [
-            posterior.principal_directions(known.images[known.labels == c], k) for c in range(10)
-        ]
-    except (UserError, ValueError) as error:
+    except UserError as error:
         raise UserError(
             f"n_anchors = {n_anchors} and {N_HELD_OUT} images for the denoising loss: {error}; "
             "give a smaller n_anchors, or more images"
+        ) from error
+    k = max(posterior.N_DIRECTIONS)
+    try:
+        of_class = [
+            posterior.principal_directions(known.images[known.labels == c], k) for c in range(10)
+        ]
+    except ValueError as error:
+        raise UserError(
+            f"the principal directions of the classes need more images of each: {error}"
         ) from error
     return *chosen, torch.stack(of_class)
 
@@ -187,7 +214,7 @@ def load(path):
 
 
 def statistics(arrays):
-    """{name: (G, T, A)} of `spectrum.spectrum_statistics` for what `load` returns; of `posterior`,
+    """{name: (G, T, A)} of `jacobian.spectrum_statistics` for what `load` returns; of `posterior`,
     too, where the file has them, the logarithms of the tangent variances (G, T, H)."""
     sigma, alphabar = arrays["sigma"][:, None], arrays["alphabar"][:, None]
     found = jacobian.spectrum_statistics(

@@ -5,7 +5,7 @@ eps = (x_t - sqrt(alphabar_t) x_0) / sigma_t, C = Cov[eps | x_t]: eigenvalue 1 i
 which x_0 is free, 0 where x_t determines it. Its few large eigenvalues, and the few small singular
 values of sigma_t J, belong to directions along the data; all others are of directions off them.
 
-J is what `spectrum.jacobian` returns; sigma is sigma_t, a number or (B,). All results are NumPy
+J is what `jacobian.jacobian` returns; sigma is sigma_t, a number or (B,). All results are NumPy
 arrays of float64.
 """
 
@@ -79,7 +79,7 @@ def principal_directions(images, k):
 def tangent_quadratics(eps, x_t, t, c, directions, chunk=16):
     """v_k^T J v_k at each anchor, (B, K), for unit directions v_k (K, D) or (B, K, D).
 
-    x_t, t, c and errors as for `spectrum.vector_jacobian_products`: K backward passes an anchor in
+    x_t, t, c and errors as for `jacobian.vector_jacobian_products`: K backward passes an anchor in
     place of the D of J.
     """
     v = directions.to(x_t).expand(len(x_t), -1, -1)
@@ -132,7 +132,7 @@ def generation_streams(eps, x_0, c, noise, times, alphabar, directions, chunk=16
     eps(x_t, t, c) is the model; x_0 (A, ...) the anchors with classes c (A,) int64, noise
     (T, A, ...); alphabar (T,) those of the times (T,), whole numbers as eps knows them; directions
     (A, K, D) `principal_directions` of real images of each anchor's class. The names are those of
-    `spectrum.STATISTICS`, STATISTICS and `tangent_statistics`. Several noises per anchor: repeat
+    `jacobian.STATISTICS`, STATISTICS and `tangent_statistics`. Several noises per anchor: repeat
     the anchor. Raises ValueError as the functions that it calls.
     """
     rows = []

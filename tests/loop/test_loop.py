@@ -10,6 +10,7 @@ import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from tiny import FULL as FOLDER
@@ -24,6 +25,7 @@ from tiny import (
     initialmain,
     main,
     run_script,
+    spectra,
 )
 
 from common import data
@@ -569,11 +571,6 @@ def test_samples_that_are_made_again_are_measured_again(finished, tmp_path, monk
     consistent(folder, (INITIAL, 0, 1), tmp_path)
 
 
-def spectra(folder, **changes):
-    measured = {"n_anchors": 10, "timesteps": [400], "run_dir": folder, **changes}
-    measure.main(constants_of(ROOT / "jacobian" / "spectra.py", **measured))
-
-
 def test_rows_of_an_earlier_version_that_measured_less_are_made_again(finished, tmp_path):
     folder = copied(finished, tmp_path / "run")
     files = Run(folder, 0)
@@ -678,10 +675,34 @@ def test_constants_stay_bound_when_the_first_files_are_lost(finished, tmp_path):
         main(folder, lrate=2e-3)
 
 
+def test_a_run_on_a_file_of_ones_own_goes_on_where_that_lies_now(tmp_path, capsys):
+    """But not with another content, and not with a dataset that has a name."""
+    there, here, folder = tmp_path / "there.npz", tmp_path / "here.npz", tmp_path / "run"
+    parts = {part: load_real("digits", part == "train") for part in ("train", "test")}
+    arrays = {f"{part}_images": of.images[:, 0].numpy() for part, of in parts.items()}
+    arrays |= {f"{part}_labels": of.labels.numpy() for part, of in parts.items()}
+    np.savez(there, **arrays)
+    initialmain(folder, dataset=str(there))
+    main(folder, dataset=str(there), generation_number=1)
+    there.rename(here)
+    main(folder, dataset=str(here), generation_number=1)
+    assert "nothing to do" in capsys.readouterr().out
+    assert storage.load_json(folder / "run_w0.json")["constants"]["dataset"] == str(here)
+    with pytest.raises(SystemExit, match="initialmain.py ran with dataset = .*there.npz"):
+        main(folder, dataset="digits", generation_number=1)
+    np.savez(here, **{**arrays, "train_images": 255 - arrays["train_images"]})
+    with pytest.raises(SystemExit, match="are not those that initialmain.py trained on"):
+        main(folder, dataset=str(here), generation_number=1)
+    with pytest.raises(SystemExit, match="are not those that the run was made with"):
+        spectra(folder)
+
+
 def test_a_new_folder_beside_one_that_binds_gets_no_record_of_other_constants(initial, tmp_path):
     new, old = tmp_path / "new", copied(initial, tmp_path / "old")
     with pytest.raises(SystemExit, match=r"n_epoch \(was 2, is 3\)"):
-        initialmain(old, save_dirs=[new, old], n_epoch=3)
+        initialmain(new, save_dirs=[new, old], n_epoch=3)
+    assert not (new / "model_initial.pth").exists()  # it would pass for one of these constants
+    (new / "prmodel.pth").unlink()
     initialmain(old, save_dirs=[new, old])
     for name in ("model_initial.pth", "gen_data_with_w_initial_w0"):  # it knows their sources too
         assert records.source_of(new / name) == records.source_of(old / name) is not None

@@ -26,7 +26,9 @@ def test_the_feature_network_gives_signs_of_life(capsys, monkeypatch):
     ("script", "constants", "n_generations", "n_more", "words", "seconds"),
     [
         ("initialmain.py", TINY_INITIAL, 1, 0, "", 3 * 94 + 70 * 8),
+        ("initialmain.py", {**TINY_INITIAL, "Wall": [0, 1.5]}, 1, 0, "", 3 * 94 + 3 * 70 * 8),
         ("main.py", TINY_MAIN, 3, 0, "3 generations, each ", 3 * (3 * 94 + 115 * 8)),
+        ("main.py", {**TINY_MAIN, "w": 1}, 1, 0, "", 3 * 94 + (2 * 70 + 45) * 8),
         ("main.py", TINY_MAIN, 3, 45, "3 generations, each ", 3 * (3 * 94 + 115 * 8) + 45 * 8),
         ("main.py", {**TINY_MAIN, "control": True}, 1, 0, "", 3 * 94 + 45 * 8),
     ],

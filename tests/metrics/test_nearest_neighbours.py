@@ -68,6 +68,7 @@ def test_the_distance_to_the_training_set():
     expected = cdist(samples.astype(float), training.astype(float)).min(axis=1).mean()
     np.testing.assert_allclose(distance_to_training(samples, training), expected, rtol=1e-12)
     assert distance_to_training(training[5:9], training) == 0
+    assert distance_to_training(np.ones((4, 2)), np.ones((4, 2))) == 0  # a collapsed chain
     # Each sample's neighbour in the training set, and not the other way round.
     assert distance_to_training([[0.0], [1]], [[0.0], [3], [9]]) == 0.5
     assert distance_to_training([[0.0], [3], [9]], [[0.0], [1]]) == 10 / 3

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import time
-import types
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from made_up import a_loop
-from tiny import FULL, ROOT, TINY_MAIN, constants_of, copied, initialmain, main
+from tiny import FULL, ROOT, TINY_MAIN, constants_of, copied, initialmain, main, spectra
 
 from common import recipes
 from common.detect import verdict
@@ -22,19 +21,20 @@ from common.loop import loop, stages
 from common.machine import storage
 from common.machine.errors import UserError
 from common.page import render, report, words
+from common.page.commands import commands
+from common.run import provenance
 from common.run.folder import Run
 from common.seeds import INITIAL
-from common.spectrum import compare, measure
+from common.spectrum import compare
 
 JACOBIAN = ROOT / "jacobian"
-TINY_SPECTRA = {"dataset": "digits", "n_anchors": 10, "timesteps": [400]}
 
 
 @pytest.fixture(scope="module")
 def judged(finished, tmp_path_factory):
     """A folder with two generations, their spectra, and an uncalibrated verdict."""
     folder = copied(finished, tmp_path_factory.mktemp("run") / "judged")
-    measure.main(constants_of(JACOBIAN / "spectra.py", **TINY_SPECTRA, run_dir=folder))
+    spectra(folder)
     compare.main(constants_of(JACOBIAN / "compare.py", runs=[folder]))
     verdict.main(constants_of(JACOBIAN / "detect.py", runs=[folder], primary_t=400))
     return folder
@@ -121,8 +121,13 @@ def test_names_of_folders_are_shown_as_text(judged, tmp_path):
 
 
 @pytest.mark.slow
-def test_its_commands_make_the_same_run(judged):
+def test_its_commands_make_the_same_run(judged, tmp_path):
     """Given again they find every stage done: the constants are those of the run."""
+    judged = copied(judged, tmp_path / "run")
+    main(judged, generation_number=1, control=True, seed=5)
+    spectra(judged / "control_seed5")
+    report.write(judged, 0)
+    before = (judged / "onset_w0.json").read_bytes()
     text = Page(judged / "report.html").text
     text = text[text.index("\ncd ") :] if "\ncd " in text else text[text.index("cd FullSynth") :]
     lines = [line for line in text.splitlines() if line.startswith(("cd ", "python "))]
@@ -130,9 +135,9 @@ def test_its_commands_make_the_same_run(judged):
         "FullSynthetic/DDPM-MNIST",
         "initialmain.py",
         "main.py",
-        *(f"../../jacobian/{name}.py" for name in ("spectra", "compare", "detect")),
+        "main.py",
+        *(f"../../jacobian/{name}.py" for name in ("spectra", "spectra", "compare", "detect")),
     ]
-    before = (judged / "onset_w0.json").read_bytes()
     said = ""
     for line in lines[1:]:
         _, *words = shlex.split(line)
@@ -145,6 +150,15 @@ def test_its_commands_make_the_same_run(judged):
     assert "all 3 checkpoints were measured before" in said
     assert (judged / "onset_w0.json").read_bytes() == before
     assert said.count(f"open {judged / 'report.html'}") == 4
+    assert "all 2 checkpoints were measured before" in said
+
+
+def test_its_commands_are_those_of_samples_too(tmp_path):
+    folder = a_loop(tmp_path / "run", 0, n=2)
+    shutil.copy(folder / "spectra_w0.npz", folder / "spectra_of_samples_w0.npz")
+    lines = commands(Run(folder, 0), provenance.recorded(Run(folder, 0)))
+    kinds = [line.rpartition(" ")[2] for line in lines if "spectra.py" in line]
+    assert kinds == ["test", "samples"]
 
 
 @pytest.mark.parametrize(
@@ -182,8 +196,7 @@ def test_its_commands_make_the_same_run(judged):
 )
 def test_the_training_set_is_stated_as_a_formula(scenario, constants, formula):
     module = render.TEMPLATES.get_template("formula.html.j2").module
-    given = types.SimpleNamespace(**{"N_next": None, "accumulate": False, **constants})
-    assert f"Generation g is trained on {formula}" in module.formula(scenario, given)
+    assert f"Generation g is trained on {formula}" in module.formula(scenario, constants)
 
 
 def test_a_t_sne_is_said_to_be_of_what_it_is_of(judged, tmp_path, monkeypatch):
@@ -251,7 +264,7 @@ LOOP = [row(INITIAL, 18.22, 0.889), row(0, 37.8, 0.728), row(1, 86.88, 0.218)]
         ),
         (
             LOOP,
-            [[row(INITIAL, 500, 0), row(0, 8.35, 0.9)], [row(0, 21, 0.804)], []],
+            [[row(INITIAL, 500, 0), row(0, 8.35, 0.9)], [row(0, 21, 0.804)], [row(INITIAL, 1, 1)]],
             "Over two generations FID rose from 18 to 87 and recall fell from 0.89 to 0.22; two "
             "control loops, on real images only, are at FID 8.3 to 21 and recall 0.80 to 0.90.",
         ),
@@ -319,6 +332,12 @@ def test_a_run_in_progress_says_how_far_it_is(judged, tmp_path):
     text = " ".join(text.split())
     assert re.search(r"In progress, as of 20\d\d-\d\d-\d\d \d\d:\d\d: 2 of 6 generations", text)
     assert "45 min of work so far, about 1 h 20 min to go" in text  # (600 + 1800) / 2 each
+
+
+def test_a_loop_that_was_longer_is_finished(judged, tmp_path):
+    folder = copied(judged, tmp_path / "run", leave_out=["*.html"])
+    main(folder, generation_number=1)
+    assert "Finished: 2 of 2 generations" in Page(folder / "report.html").text
 
 
 def test_why_a_loop_stopped_is_told_when_another_weights_page_is_written_too(
@@ -395,7 +414,7 @@ def test_models_of_other_code_get_a_page_of_their_spectra(judged, tmp_path):
     folder.mkdir()
     for name in ("model_0_w0.pth", "model_1_w0.pth"):
         shutil.copy(judged / name, folder)
-    measure.main(constants_of(JACOBIAN / "spectra.py", **TINY_SPECTRA, run_dir=folder))
+    spectra(folder)
     compare.main(constants_of(JACOBIAN / "compare.py", runs=[folder]))
     page = Page(folder / "report.html")
     assert "public, w = 0" in page.text and len(page.pictures) == 4

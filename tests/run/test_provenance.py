@@ -242,6 +242,24 @@ def test_what_is_unknown_of_a_loop_is_said(good, tmp_path):
     assert f"{loop}: unknown, so not compared: scenario" in verdict and "recipe" in verdict
 
 
+def test_only_control_loops_of_the_loop_stand_beside_it(good, tmp_path):
+    """One of four: another has more passes, one is a copy, one's metrics were edited."""
+    loop = copied(good[0][0], tmp_path / "loop")
+    for seed, control in zip((1, 2, 3), good[1], strict=True):
+        copied(control, loop / f"control_seed{seed}")
+    copied(good[1][0], loop / "control_seed1 - Copy")
+    a_record(loop / "control_seed2", 2, control=True, n_epoch=5)
+    edited = loop / "control_seed3" / "metrics_w0.csv"
+    edited.write_bytes(edited.read_bytes() + b"\n")
+    found, left_out = comparable.controls_beside(Run(loop, 0))
+    assert [of.folder.name for of in found] == ["control_seed1"]
+    for text, reason in zip(
+        left_out, ("seed is 1 in", "n_epoch is 4 in", "metrics_w0"), strict=True
+    ):
+        assert reason in text and text.startswith("control_seed") and "\n" not in text
+    assert len(comparable.control_rows(Run(loop, 0))) == 4
+
+
 # compare.py
 
 

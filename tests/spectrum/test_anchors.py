@@ -9,7 +9,7 @@ import torch
 from sklearn.decomposition import PCA
 from tiny import ROOT, constants_of, copied
 
-from common.data import LabelledImages, load_real
+from common.data import LabelledImages, fingerprint, load_real
 from common.machine import storage
 from common.model.ddpm import DDPM
 from common.model.unet import ContextUnet
@@ -225,7 +225,11 @@ def test_nothing_left_to_measure_is_said(measured, capsys):
 def test_the_dataset_is_that_of_the_runs_record(tmp_path, capsys):
     """And is kept in the file, with the seed and the number of images of the denoising loss."""
     folder = a_run(tmp_path, [0])
-    storage.save_json({"constants": {"dataset": "digits"}}, folder / "run_w0.json")
+    made = {
+        "constants": {"dataset": "digits"},
+        "inputs": {"dataset": fingerprint(load_real("digits"))},
+    }
+    storage.save_json(made, folder / "run_w0.json")
     arrays = spectra_of(folder, dataset="mnist")
     expected = select(TEST, 0, 10).index.tolist()
     assert arrays["anchor_index"].tolist() == expected
@@ -300,6 +304,8 @@ def test_timesteps_are_scaled_and_may_not_fall_together():
     assert measure.scaled([50, 100, 250, 400], 50) == [5, 10, 25, 40]
     with pytest.raises(measure.UserError, match="fall together"):
         measure.scaled([50, 51], 100)
+    with pytest.raises(measure.UserError, match=r"timesteps = \[100, 800\] are of n_T = 500"):
+        measure.scaled([100, 800], 1000)
 
 
 def test_missing_checkpoints_are_named(tmp_path):

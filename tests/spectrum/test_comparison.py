@@ -13,6 +13,8 @@ from tiny import ROOT, constants_of
 
 from common import settings
 from common.spectrum import compare
+from common.spectrum.checkpoint import PER_GENERATION
+from common.spectrum.posterior import N_DIRECTIONS, STATISTICS
 
 SCRIPT = ROOT / "jacobian" / "compare.py"
 
@@ -58,6 +60,29 @@ def test_every_promised_figure_is_written(runs):
 def test_a_run_without_spectra_is_named_with_the_remedy(tmp_path):
     with pytest.raises(SystemExit, match=r"spectra_w0.npz is missing in .*run jacobian/spectra.py"):
         compare.main(constants_of(SCRIPT, runs=[tmp_path]))
+
+
+def test_spectra_without_metrics_of_an_earlier_version_or_of_a_control_that_began_are_no_trouble(
+    tmp_path, capsys
+):
+    """Of the two runs neither has metrics; one control has its initial model only, another lacks a
+    statistic."""
+    runs = [a_loop(tmp_path / f"run{seed}", seed, n=2) for seed in (1, 2)]
+    for run in runs:
+        (run / "metrics_w0.csv").unlink()
+    for seed in (3, 4):
+        path = a_loop(runs[0] / f"control_seed{seed}", seed, n=2, control=True) / "spectra_w0.npz"
+        arrays = dict(np.load(path))
+        if seed == 3:
+            arrays = {k: v[:1] if k in PER_GENERATION else v for k, v in arrays.items()}
+            np.savez(path, **{**arrays, "generations": arrays["generations"][:1]})
+    path = runs[0] / "spectra_w0.npz"
+    with np.load(path) as old:
+        ones = {name: np.ones((3, 2, 10)) for name in STATISTICS}
+        ones |= {f"tangent_variance_{k}": np.ones((3, 2, 100)) for k in N_DIRECTIONS}
+        np.savez(path, **old, **ones)
+    compare.main(constants_of(SCRIPT, runs=runs))
+    assert (runs[0] / "overlay_w0.png").exists() and not (runs[0] / "together_w0.png").exists()
 
 
 def test_the_demo_gives_its_scripts_constants_that_they_take(monkeypatch, capsys):
