@@ -147,7 +147,7 @@ def load(folder, w, first=0):
 def of_metrics(run, rows, suffix=""):
     """{stream: (G,)} of the metrics in rows {generation: row}, of guided samples with the suffix
     "_guided"; one that a run of an earlier version has nowhere is left out. The initial model's may
-    be missing: its training set is not a loop's. UserError where another is, or is infinite."""
+    be missing: its training set is not a loop's. UserError where another is."""
     found, generations = {}, [g for g in rows if g != INITIAL]
     for kind, (name, _, logarithmic) in METRICS.items():
         lacking = [g for g in generations if kind + suffix not in rows[g]]
@@ -158,11 +158,6 @@ def of_metrics(run, rows, suffix=""):
             raise UserError(
                 f"{run.table('metrics')}: {kind + suffix} of generations {lacking} is missing; run "
                 "main.py again, which measures what is missing"
-            )
-        if bad := [g for g, value in zip(rows, series, strict=True) if np.isinf(value)]:
-            raise UserError(
-                f"{run.table('metrics')}: {kind + suffix} of generations {bad} is infinite, as "
-                "where all samples are equal: such a loop needs no detector"
             )
         found[name] = np.log(series) if logarithmic else series
     return found

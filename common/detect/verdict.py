@@ -35,6 +35,9 @@ def main(constants):
         names = loops[0].names
         loops, controls = ([run.only(names) for run in runs] for runs in (loops, controls))
         primary = _primary(loops[0], constants)
+        left_out = _not_finite([*loops, *controls], primary)
+        names = [name for name in names if name not in left_out]
+        loops, controls = ([run.only(names) for run in runs] for runs in (loops, controls))
         first = loops[0].folder
         of_study = first.suffix == ".npz"
         home = Run(first.parent if of_study else first, constants.w)
@@ -44,6 +47,8 @@ def main(constants):
             result, calibration = _judged(loops, controls, primary, constants)
         else:
             result, calibration = _uncalibrated(loops, primary), None
+        for name, folder in left_out.items():
+            result["verdict"] += f"\n{name} is not judged: it is not finite in {folder}."
         for text in _remarks(loops, constants.w):
             result["verdict"] += f"\n{text}"
         names = ("primary", "primary_t", "alpha", "seed")
@@ -57,6 +62,20 @@ def main(constants):
             print(f"  {storage.shown(path)}")
         if not of_study:  # whose own report is that of its folder
             report.announce(report.write(home.folder, home.w))
+
+
+def _not_finite(runs, primary):
+    """{stream: the first folder in which it is not finite}, as entropy is not where all samples are
+    equal; UserError when one of them is compared."""
+    left_out = {}
+    for run in runs:
+        finite = np.isfinite(run.values).all(0)
+        for name in (name for name, good in zip(run.names, finite, strict=True) if not good):
+            left_out.setdefault(name, run.folder)
+    for name in (primary, FID):
+        if name in left_out:
+            raise UserError(f"{name} is not finite in {left_out[name]}: nothing can be compared")
+    return left_out
 
 
 def _primary(loop, constants):

@@ -20,8 +20,9 @@ CAPTIONS = {
     "dose_response.png": "Dose-response: fraction of loops detected, against the fraction of the "
     "training set that is synthetic",
     "leads.png": "Leads: generations by which the primary stream alarmed before another, "
-    "with the number of loops; hollow triangles where one of the two had not alarmed at the end, "
-    "bars the median and its interval; loops in which neither alarmed are not shown",
+    "with the number of loops; hollow triangles where one of the two had not alarmed at the end; "
+    "thick mark and bar: the median, in which loops without any alarm count, and of six loops or "
+    "more its interval",
     "spectra.png": "Mean spectra: eigenvalues of JᵀJ of self-consuming loops, as ratios to their "
     "geometric mean over control models, from the smallest to the largest; grey: the range of the "
     "control models",

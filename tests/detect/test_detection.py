@@ -140,8 +140,8 @@ def test_loops_without_an_alarm_are_counted_and_json_is_strict(controls, tmp_pat
     result = detect(runs, controls)
     assert result["leads"]["n_undefined"] == 1
     assert "no alarm of either in 1;" in result["verdict"]
-    assert result["leads"]["median_low"] is None  # FID's lead has no upper end
-    assert "median lead at most -7" in result["verdict"]
+    assert result["leads"]["median_low"] is None  # of two loops one may have had any lead
+    assert "median lead unknown, no interval below 6 loops" in result["verdict"]
 
 
 def test_controls_may_have_more_streams_than_the_loop_but_not_less(controls, tmp_path):
@@ -160,15 +160,33 @@ def test_controls_may_have_more_streams_than_the_loop_but_not_less(controls, tmp
     assert refused.value.code == 2
 
 
+def with_entropies(folder, later):
+    """The loop in a folder with an entropy, from generation 3 on this one."""
+    run = Run(folder, 0)
+    rows = enumerate(run.metrics())
+    run.save_metrics(
+        [{**row, "entropy": 5.0 + 0.1 * math.sin(i) if i < 4 else later} for i, row in rows]
+    )
+    return folder
+
+
 def test_a_metric_of_some_generations_only_is_one_line(tmp_path):
-    run = Run(a_loop(tmp_path / "run", 72), 0)
-    rows = run.metrics()
-    for value in (None, math.inf):
-        run.save_metrics(
-            [{**row, "entropy": 5.0 if i < 4 else value} for i, row in enumerate(rows)]
-        )
-        with pytest.raises(SystemExit, match=r"entropy of generations \[3, .* is missing or infin"):
-            detect([run.folder])
+    run = with_entropies(a_loop(tmp_path / "run", 72), None)
+    with pytest.raises(SystemExit, match=r"entropy of generations \[3, .* is missing; run main.py"):
+        detect([run])
+
+
+def test_a_stream_that_is_not_finite_is_left_out_and_named(controls, tmp_path):
+    """Entropy where all samples are equal; without FID nothing could be compared."""
+    run = with_entropies(a_loop(tmp_path / "run", 72, fid_at=3), -math.inf)
+    more = [with_entropies(copied(c, tmp_path / c.name), 5.0) for c in controls]
+    result = detect([run], more)
+    assert "entropy of samples" not in result["streams"] and "log FID" in result["streams"]
+    assert f"entropy of samples is not judged: it is not finite in {run}." in result["verdict"]
+    files = Run(run, 0)
+    files.save_metrics([{**row, "fid": math.inf} for row in files.metrics()])
+    with pytest.raises(SystemExit, match="log FID is not finite in .*run: nothing can be compared"):
+        detect([run], more)
 
 
 def test_spectra_at_samples_that_lack_generations_name_their_constant(tmp_path):
