@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny import ROOT, copied
 
+from common.machine import storage
 from common.metrics.fid import calculate_frechet_distance, feature_statistics
 from common.metrics.prdc import compute_prdc_slice
 from common.model.sample import balanced_labels, ddpm_chain, fast_eps
@@ -70,7 +71,8 @@ def test_what_measures_a_run_takes_one(finished, tmp_path, monkeypatch, capsys):
     assert (folder / "fid_over_passes.png").exists()
     sampler_loops.main(folder, 2, 1.0, 1)
     assert re.search(r"^\| 0 \| [\d.]+ \|", capsys.readouterr().out, re.M)
-    streams.main(folder)
+    streams.main(folder, tmp_path / "costs.csv")
+    assert len(storage.load_rows(tmp_path / "costs.csv")) == 7
     said = capsys.readouterr().out
     assert re.search(r"^\| FID \| 20 samples \| [\d.]+ \|", said, re.M)
     assert re.search(r"^\| spectrum of J and of C, one t \| 1 held out \| [\d.]+", said, re.M)

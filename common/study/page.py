@@ -124,6 +124,7 @@ def page(folder, study, question, result, table, claimed):
         detected=_detected(table),
         effects=_effects(table),
         claimed=_claimed(claimed),
+        costs=[list(row.values()) for row in result["costs"]],
         made={**result["loops"], **study.facts, **question._asdict()},
         script=SCRIPT,
     )

@@ -22,6 +22,7 @@ from common.study import claims, figures, files, page, power
 from common.study.power import CONTROL
 
 DIGITS = 6  # of all numbers that are written
+COSTS = "costs.csv"  # what tests/benchmarks/streams.py leaves beside the unit files
 
 
 class Question(NamedTuple):
@@ -74,7 +75,8 @@ def write(
         null, judged = power.judge(study.controls, study.arms, alpha, study.direction)
     except ValueError as error:
         raise UserError(f"{folder} cannot be judged: {error}") from error
-    result = plain(results(study, question, null, judged), DIGITS)
+    costs = storage.load_rows(folder / COSTS)  # measured once; none where nobody did
+    result = plain({**results(study, question, null, judged), "costs": costs}, DIGITS)
     table = plain(rows(study, judged), DIGITS)
     storage.save_rows(table, folder / "study.csv")
     claimed = plain(claims.rows(loops, horizon), DIGITS)

@@ -1,9 +1,10 @@
 """What the streams of one generation cost: seconds on one core, and the images that they need.
 
-    python tests/benchmarks/streams.py FullSynthetic/DDPM-MNIST/data/laptop
+    python tests/benchmarks/streams.py FullSynthetic/DDPM-MNIST/data/laptop [costs.csv]
 
 Measures generation 0 of a run (w = 0) with its own recipe, as `main.py` and `spectra.py` do, but
 for one timestep: one whole after another, medians of so many repeats. Let nothing else run beside.
+The table goes to the file, too: jacobian/study/digits2/costs.csv is on the page of that study.
 """
 
 import os
@@ -103,7 +104,7 @@ def of_model(run, real, test):
     }
 
 
-def main(folder):
+def main(folder, path=None):
     torch.set_num_threads(1)
     run = Run(folder, 0)
     constants = storage.load_json(run.table("run", "json"), "main.py")["constants"]
@@ -111,15 +112,22 @@ def main(folder):
     steps, streams = of_samples(run, constants, real)
     print(f"{platform.machine()}, 1 of {os.cpu_count()} cores, torch {torch.__version__}")
     print(f"n_feat {constants['n_feat']}, {constants['dataset']}, medians of {REPEATS}\n")
-    print("| stream | images | seconds | of which its own |\n| --- | --- | --- | --- |")
-    shared = sum(steps.values())
-    for name, seconds in streams.items():
-        print(f"| {name} | {N:,} samples | {shared + seconds:.2f} | {seconds:.2f} |")
+    sampling, features = steps.values()
+    rows = [
+        (name, f"{N:,} samples", sampling + features + seconds, features + seconds)
+        for name, seconds in streams.items()
+    ]
     for (name, n), seconds in of_model(run, real, test).items():
-        print(f"| {name}, one t | {n} held out | {seconds:.2f} | {seconds:.2f} |")
+        rows.append((f"{name}, one t", f"{n} held out", seconds, seconds))
+    head = ("stream", "images", "seconds", "with samples at hand")
+    rows = [(name, images, *(f"{seconds:.3g}" for seconds in both)) for name, images, *both in rows]
+    for row in (head, ["---"] * 4, *rows):
+        print(f"| {' | '.join(row)} |")
+    if path:
+        storage.save_rows([dict(zip(head, row, strict=True)) for row in rows], path)
     texts = [f"{name} {seconds:.2f} s" for name, seconds in steps.items()]
     print(f"\nShared by all that need samples: {', '.join(texts)}.")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

@@ -34,6 +34,7 @@ FID, LOSS = "log FID", "log denoising loss t=50"
 def folder(tmp_path_factory):
     """A study and its report."""
     folder = a_study(tmp_path_factory.mktemp("study") / "digits")
+    storage.save_rows([{"stream": "FID", "images": "1,000", "seconds": 17.5}], folder / "costs.csv")
     report.write(folder, PRIMARY, ALPHA, G)
     return folder
 
@@ -95,7 +96,10 @@ def made_again(folder, role, horizon):
 
 
 def results_in(folder):
-    return [path for path in folder.iterdir() if path.is_file() and path.suffix != ".npz"]
+    measured = (".npz", report.COSTS)
+    return [
+        path for path in folder.iterdir() if path.is_file() and not path.name.endswith(measured)
+    ]
 
 
 def test_the_committed_files_give_the_same_bytes_again(committed):
@@ -199,6 +203,7 @@ def test_the_page_is_whole_and_says_the_verdict(folder):
     assert "http:" not in page and str(folder) not in page
     for line in result["verdict"].split("\n"):
         assert line in html.unescape(page)
+    assert result["costs"][0]["seconds"] == "17.5" and "17.5" in page
     assert result["verdict"].startswith(f"The spectrum ({PRIMARY}) was not first")
 
 
