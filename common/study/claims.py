@@ -60,7 +60,7 @@ def rows(loops, horizon):
     of two such means; low and high: its 95 % interval by Student's t, Welch's for two arms.
     verdict: "holds" or "does not", as the interval lies on the claim's side of 0 or on the other;
     "not at this scale" where it contains 0 or an arm has fewer than LEAST_LOOPS loops; "not run"
-    where it has none; "not comparable" where guided samples are not as many everywhere, on which
+    where it has none; "not defined" where a metric began at 0; "not comparable" where guided samples are not as many everywhere, on which
     FID and recall depend. So that a metric does not fall is said to hold only where it rises: no
     number of loops shows that nothing happens. Raises Refusal where a loop lacks generations.
     """
@@ -94,17 +94,18 @@ def _changes(loops, arm, claim, horizon):
         if loop.record["arm"] == arm and claim.metric in names:
             values = loop.values(horizon, kind)[:, names.index(claim.metric)]
             first, last = values[claim.since - INITIAL], values[-1]
-            found.append(last - first if claim.metric == FID else (last - first) / first)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                found.append(last - first if claim.metric == FID else (last - first) / first)
     return np.array(found)
 
 
 def _interval(changes, against=None):
-    """The mean of changes (n,), or its difference from that of others (m,), and its 95 % interval;
-    NaN where loops are too few."""
+    """The mean of changes (n,), or its difference from that of others (m,), None without loops, and
+    its 95 % interval, NaN where loops are too few."""
     groups = [changes] if against is None else [changes, against]
     n = min(map(len, groups))
     if n == 0:
-        return np.nan, np.nan, np.nan
+        return None, np.nan, np.nan
     mean = groups[0].mean() - sum(group.mean() for group in groups[1:])
     if n < LEAST_LOOPS:
         return mean, np.nan, np.nan
@@ -116,8 +117,10 @@ def _interval(changes, against=None):
 
 
 def _verdict(sign, change, low, high):
-    if np.isnan(change):
+    if change is None:
         return "not run"
+    if not np.isfinite(change):
+        return "not defined"
     if low * sign > 0 and high * sign > 0:
         return "holds"
     return "does not" if low * sign < 0 and high * sign < 0 else "not at this scale"

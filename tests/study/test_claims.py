@@ -73,6 +73,14 @@ def test_a_claim_about_later_generations_begins_there(tmp_path):
     assert rows["w = 0: ... which fixed ones do less"]["verdict"] == "holds"
 
 
+@pytest.mark.parametrize("last", [0, 0.1])
+def test_a_fall_from_nothing_is_not_defined(tmp_path, last):
+    for seed in range(3):
+        for arm in ("dose50", "augmented"):
+            a_loop(tmp_path, arm, seed, last, middle=0)
+    assert found(tmp_path)["w = 0: ... and recall falls less"]["verdict"] == "not defined"
+
+
 def test_two_loops_or_none_are_too_few(folder):
     (folder / "full_seed7.npz").unlink()
     rows = found(folder)
@@ -80,7 +88,7 @@ def test_two_loops_or_none_are_too_few(folder):
     for claim in ("w = 0: recall falls", "w = 1: recall falls faster than at w = 0"):
         assert rows[claim]["verdict"] == "not at this scale" and np.isnan(rows[claim]["low"])
     none = rows["w = 1: fresh real data stop the rise of FID"]
-    assert none["loops"] == 0 and np.isnan(none["change"])
+    assert none["loops"] == 0 and none["change"] is None and none["verdict"] == "not run"
 
 
 def test_arms_with_other_numbers_of_guided_samples_are_not_compared(tmp_path):
