@@ -60,9 +60,10 @@ def rows(loops, horizon):
     of two such means; low and high: its 95 % interval by Student's t, Welch's for two arms.
     verdict: "holds" or "does not", as the interval lies on the claim's side of 0 or on the other;
     "not at this scale" where it contains 0 or an arm has fewer than LEAST_LOOPS loops; "not run"
-    where it has none; "not defined" where a metric began at 0; "not comparable" where guided samples are not as many everywhere, on which
-    FID and recall depend. So that a metric does not fall is said to hold only where it rises: no
-    number of loops shows that nothing happens. Raises Refusal where a loop lacks generations.
+    where it has none; "not defined" where a metric began at 0; "not comparable" where guided
+    samples are not as many everywhere, on which FID and recall depend. So that a metric does not
+    fall is said to hold only where it rises: no number of loops shows that nothing happens. Raises
+    Refusal where a loop lacks generations.
     """
     found = []
     for claim in CLAIMS:
