@@ -150,13 +150,8 @@ RULES = {
     "primary": _one_of(*WATCHED),
     "primary_t": _whole(1),
 }
-REAL = {
-    "w",
-    "Wall",
-    "lrate",
-    "save_every",
-    "eta",
-}  # numbers that need not be whole, whatever the default
+# Numbers that need not be whole, whatever the default.
+REAL = {"w", "Wall", "lrate", "save_every", "eta"}
 WRITTEN = {"save_dir", "save_dirs", "output_dir"}  # folders that a script writes to
 PATHS = WRITTEN | {"run_dir", "runs", "controls"}
 

@@ -71,7 +71,7 @@ def save_record(path, constants, scenario, inputs, binding, **current):
     for kind in ("constants", "inputs"):
         old, new = ({**PUBLISHED_DEFAULTS, **each[kind]} for each in (before, made))
         if kind == "constants":  # of a file its content counts, which is among the inputs
-            old, new = ({**of, "dataset": kind_of_data(of["dataset"])} for of in (old, new))
+            old, new = ({**of, "dataset": kind_of_data(of.get("dataset"))} for of in (old, new))
         changed = [
             f"{name} (was {old.get(name)}, is {new.get(name)})"
             for name in dict.fromkeys([*old, *new])
