@@ -1,5 +1,7 @@
 """The spectrum of J^T J: what spectra.py and compare.py call with their globals()."""
 
+MOST_STEPS = 10_000  # n_T is below: an anchor has a noise of its own for each step
+
 # Statistics of the spectrum that detection watches. Trace and degrees of freedom are linear in the
 # posterior variance: watching them too would add nothing.
 WATCHED = (
@@ -36,6 +38,3 @@ def comparison(script):
     from common.spectrum import compare
 
     compare.main(constants)
-
-
-MOST_STEPS = 10_000  # n_T is below: an anchor has a noise of its own for each step

@@ -131,6 +131,8 @@ def test_samples_of_the_initial_model_can_be_anchors_without_any_real_image(
     tmp_path, monkeypatch, capsys
 ):
     folder = a_run(tmp_path, [0])
+    made = {"constants": {"dataset": "digits"}, "inputs": {"dataset": "of other images"}}
+    storage.save_json(made, folder / "run_w0.json")
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (230, 1, 28, 28), generator=generator, dtype=torch.uint8)
     samples = LabelledImages(images, torch.arange(230) % 10)
