@@ -17,6 +17,17 @@ from common.machine import records
 from common.machine.errors import UserError
 
 LIKE_MNIST = {"mnist": MNIST, "fashion_mnist": FashionMNIST, "kmnist": KMNIST}
+# What np.load raises for a file that is no .npz, or a damaged one.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    BadZipFile,
+    zlib.error,
+)
 N_MNIST, N_DIGITS = (60_000, 10_000), (1_500, 297)  # training and test images
 
 
@@ -96,7 +107,7 @@ def _own(path, train):
     try:
         with np.load(path) as arrays:
             images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
-    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"cannot read {part}_images and {part}_labels from {path}: {error}"
         ) from error

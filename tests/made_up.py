@@ -92,6 +92,7 @@ def a_loop(
         timesteps=np.array(times) * 10,
         seed=np.array(0),
         dataset=np.array("digits"),
+        images_sha256=np.array("c" * 64),
         n_held_out=np.array(200),
         sigma=np.linspace(0.3, 0.8, T),
         alphabar=np.linspace(0.9, 0.3, T),

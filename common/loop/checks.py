@@ -6,6 +6,7 @@ from common.machine import storage
 from common.machine.errors import UserError
 from common.run import provenance
 from common.run.folder import Run
+from common.run.record import at as record_at
 from common.seeds import INITIAL, Seeds
 from common.settings import number_text
 
@@ -57,7 +58,8 @@ def check_initial(constants):
 
 def check_real_data(real, name, training_set, constants):
     """UserError when the real images do not last to the last generation, or are not those of the
-    initial model; notes a control for which they are too few."""
+    initial model; notes a control for which they are too few. A file of one's own may lie elsewhere
+    now: then the initial model's record says where."""
     record = constants.save_dir / "run_initial.json"
     made = storage.load_json(record) if record.exists() else {}
     if made.get("inputs", {}).get("dataset", fingerprint(real)) != fingerprint(real):
@@ -65,6 +67,8 @@ def check_real_data(real, name, training_set, constants):
             f"the images of {constants.dataset} are not those that initialmain.py trained on: "
             "bring them back, or take another save_dir"
         )
+    if made and made != record_at(made, constants.dataset):
+        storage.save_json(record_at(made, constants.dataset), record)
     last, none = constants.generation_number - 1, real.subset(slice(0))
     seeds = Seeds(constants.seed, name)
     data = training_set(last, real, lambda generation: none, constants, seeds)

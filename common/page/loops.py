@@ -79,7 +79,8 @@ class Shown:
 def controls(run):
     """The control loops beside a Run, and sentences on those that are none of this loop."""
     runs, left_out = comparable.controls_beside(run)
-    return [Shown(of, of.folder.name, run.folder) for of in runs], left_out
+    shown = [of for of in runs if provenance.recorded(of)]  # not those of other code
+    return [Shown(of, of.folder.name, run.folder) for of in shown], left_out
 
 
 def last_in_all(loops):

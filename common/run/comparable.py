@@ -120,27 +120,35 @@ def check_controls(loops, controls):
 def controls_beside(run):
     """The control loops in folders control_seed* beside a Run, as far as they have begun: Runs, and
     a sentence for each that is left out, because its record differs from the run's in what a
-    control may not, it repeats a seed, or its metrics were damaged. Those of a run that other code
-    made, without a record, all count."""
+    control may not, it repeats a seed, or its files are damaged. A loop that other code made has no
+    record, and its controls need none."""
     loop = provenance.of_record(run) if provenance.recorded(run) else None
     found, left_out = {}, []
     for path in sorted(run.folder.glob("control_seed*")):
         control = Run(path, 0)
-        if not control.table("run", "json").exists():
-            continue
-        made = provenance.of_record(control)
-        text = loop and difference(loop, made, _may_differ(loop, made, LOOP_AND_CONTROL))
-        if made.seed in found:
-            text = f"seed is {made.seed} in {found[made.seed].folder}, too"
         try:
-            control.metrics()
+            made = provenance.of_record(control) if provenance.recorded(control) else None
+            if made is None and not control.metrics():
+                continue  # it has not begun
+            text = _no_control(loop, made)
         except UserError as error:
             text = str(error)
+        seed = made.seed if made else path.name
+        if seed in found:
+            text = f"seed is {seed} in {found[seed].folder}, too"
         if text:
             left_out.append(f"{path.name} is left out: {text}")
         else:
-            found[made.seed] = control
+            found[seed] = control
     return list(found.values()), left_out
+
+
+def _no_control(loop, made):
+    """Why what was made so is no control of a loop, or None; both are Provenances, or None where
+    there is no record."""
+    if loop and not made:
+        return "without run_w0.json nobody knows how it was made"
+    return loop and difference(loop, made, _may_differ(loop, made, LOOP_AND_CONTROL))
 
 
 def control_rows(run):

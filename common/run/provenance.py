@@ -81,6 +81,8 @@ def read(run):
     if run.table(SPECTRA["test"], "npz").exists():
         arrays = storage.load_arrays(run.table(SPECTRA["test"], "npz"), "jacobian/spectra.py")
         known["anchors"] = _anchors(arrays, known.get("dataset"))
+        if "images_sha256" in arrays:  # not in files of earlier versions
+            known["anchors"]["images"] = str(arrays["images_sha256"])
         of_samples = run.table(SPECTRA["samples"], "npz")
         if of_samples.exists():
             arrays_of_samples = storage.load_arrays(of_samples, "jacobian/spectra.py")
@@ -104,7 +106,11 @@ def as_json(provenance):
 
 def from_json(folder, found):
     """The Provenance that `as_json` made, of a folder or file."""
-    return Provenance(folder, **{**found, "models": frozenset(found["models"])})
+    found = {**found, "models": frozenset(found["models"])}
+    for part in (found, found["anchors"], found["sample_anchors"]):
+        if part:  # of earlier versions: a file by its path
+            part["dataset"] = kind_of_data(part["dataset"])
+    return Provenance(folder, **found)
 
 
 def recorded(run):

@@ -88,9 +88,14 @@ def save_record(path, constants, scenario, inputs, binding, **current):
                 f"note: this run began with {kind} {before[kind]}, not {made[kind]}: "
                 "results may differ by float rounding"
             )
-    now = {**before, **current, "constants": {**before["constants"], "dataset": fixed["dataset"]}}
+    now = at({**before, **current}, constants.dataset)
     if now != before:
         storage.save_json(now, path)
+
+
+def at(record, dataset):
+    """A record with the path at which a file of one's own lies now."""
+    return {**record, "constants": {**record["constants"], "dataset": dataset}}
 
 
 def _commit():

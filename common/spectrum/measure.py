@@ -8,7 +8,6 @@ more images of the same source.
 """
 
 import re
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -83,10 +82,10 @@ def main(constants):
 
 
 def _use_data_of(record, constants):
-    """Makes the dataset that of the run's record; of a file that lies elsewhere now the one given,
-    if it is one with the same training images."""
+    """Makes the dataset that of the run's record, but a file of one's own the one that is given:
+    it may lie elsewhere now. Its training images must be those of the run."""
     recorded, given = record["constants"]["dataset"], constants.dataset
-    if recorded in DATASETS or Path(recorded).exists() or given in DATASETS:
+    if recorded in DATASETS or given in DATASETS:
         constants.dataset = recorded
     if constants.anchors_from == "samples":  # which needs no real image
         return
@@ -120,9 +119,10 @@ def measure(paths, path, constants):
     hashes = {generation: storage.sha256(file) for generation, file in paths.items()}
     if kept:
         ours = {"t": times, "anchor_index": anchors.index.tolist(), "images_sha256": images}
-        ours["dataset"] = kind_of_data(constants.dataset)
+        alike = kind_of_data if "images_sha256" in kept else str  # the images tell, or the path
+        ours["dataset"] = alike(constants.dataset)
         theirs = {name: kept[name].tolist() for name in ours if name in kept}
-        theirs["dataset"] = kind_of_data(theirs.get("dataset", constants.dataset))
+        theirs["dataset"] = alike(theirs.get("dataset", constants.dataset))
         for name, value in theirs.items():
             if ours[name] != value:
                 raise UserError(f"{path} has other {name}: move it away, or restore what it had")

@@ -107,8 +107,9 @@ def _interval(changes, against=None):
     n = min(map(len, groups))
     if n == 0:
         return None, np.nan, np.nan
-    mean = groups[0].mean() - sum(group.mean() for group in groups[1:])
-    if n < LEAST_LOOPS:
+    with np.errstate(invalid="ignore"):
+        mean = groups[0].mean() - sum(group.mean() for group in groups[1:])
+    if n < LEAST_LOOPS or not np.isfinite(mean):
         return mean, np.nan, np.nan
     if against is None:
         test = stats.ttest_1samp(changes, 0)

@@ -18,6 +18,7 @@ from common.study.page import SCRIPT
 from common.study.power import CONTROL
 
 SCHEMA = 1
+PLAN = "plan.json"  # {arm: loops} of a whole test, beside its unit files
 PROTOCOL = ROOT / "jacobian" / "study" / "PROTOCOL.md"
 
 

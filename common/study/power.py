@@ -57,9 +57,11 @@ def judge(controls, arms, alpha, direction, seed=0, resamples=RESAMPLES):
         if name == CONTROL:
             times = left_out_times(controls, alpha, direction)
             resampled = resampled_left_out_times(controls, counts, null)
+            means = np.tensordot(counts / L, controls, 1)  # of the very loops of mean_sd
         else:
             times, resampled = alarm_times(null, loops), resampled_times(loops, *bounds)
-        effects = resampled_effects(loops, *mean_sd, rng)
+            means = resampled_means(loops, resamples, rng)
+        effects = standardised(means, *mean_sd)
         fractions = np.stack([resampled_fractions(resampled, g, rng) for g in range(G)], 1)
         detected = np.stack([(times <= g).sum(0) for g in range(G)])
         low, high = interval(fractions)
@@ -181,15 +183,18 @@ def interval(values, n=np.inf):
     return np.quantile(values, [tail, 1 - tail], axis=0)
 
 
-def resampled_effects(loops, mean, sd, rng):
-    """Mean effect (B, G, S), in control sds, of loops (n, G, S), with mean and sd (B, S) of the
-    controls; NaN of a single loop. The mean over loops stands for a draw of Student's t about it:
-    few loops drawn with replacement lie on one side of the truth too often."""
-    n, shape = len(loops), (len(mean), *loops.shape[1:])
+def resampled_means(loops, resamples, rng):
+    """Means (B, G, S) over loops (n, G, S): draws of Student's t about theirs, NaN for a single
+    loop. Few loops that are drawn with replacement lie on one side of the truth too often."""
+    n, shape = len(loops), (resamples, *loops.shape[1:])
     if n == 1:
         return np.full(shape, np.nan)
     error = loops.std(0, ddof=1) / np.sqrt(n)
-    means = loops.mean(0) + error * rng.standard_t(n - 1, size=shape)
+    return loops.mean(0) + error * rng.standard_t(n - 1, size=shape)
+
+
+def standardised(means, mean, sd):
+    """Means (B, G, S) as effects in control sds, with mean and sd (B, S) of the controls."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return (means - mean[:, None]) / sd[:, None]
 

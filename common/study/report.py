@@ -1,9 +1,9 @@
-"""The answer of a study: its unit files, and nothing else, to tables, numbers, figures, a page.
+"""The answer of a study: what is kept in its folder, to tables, numbers, figures, a page.
 
 study.csv has a row per arm, stream and generation; verdict.json the comparisons, doses and leads
 that the protocol asks for, and the sentences that follow from them; claims.csv what the loops show
-of the MAD paper's claims. All are functions of the unit files: resamples are seeded, and numbers
-are written to six digits.
+of the MAD paper's claims. All are functions of the unit files, of how many were planned and of
+what streams cost: resamples are seeded, and numbers are written to six digits.
 """
 
 import math
@@ -59,16 +59,16 @@ def write(
     reference=FID,
     rival="log denoising loss t=50",
     role="test",
-    planned=(),
 ):
     """Writes study.csv, verdict.json, claims.csv, the figures and report.html to a folder of unit
     files.
 
-    Only units of this role count; planned: {arm: loops} of the whole study. Returns the paths.
-    Raises UserError where something is missing, Refusal where units do not belong together, naming
-    the first file that does not.
+    Only units of this role count. Returns the paths. Raises UserError where something is missing,
+    Refusal where units do not belong together, naming the first file that does not.
     """
-    question = Question(primary, reference, rival, alpha, horizon, dict(planned))
+    plan = folder / files.PLAN
+    planned = storage.load_json(plan) if role == "test" and plan.exists() else {}
+    question = Question(primary, reference, rival, alpha, horizon, planned)
     loops, n_others = files.load(folder, role)
     study = files.study(loops, question, n_others)
     try:

@@ -54,6 +54,8 @@ def main(constants):
         if constants.dry_run:
             _dry_run(missing)
             return
+        if constants.role == "test":
+            _note_plan(constants)
         failed = _finish(missing, constants)
         if failed:
             raise UserError(
@@ -61,6 +63,19 @@ def main(constants):
             )
         folder = storage.shown(constants.output_dir / constants.name)
         print(f"all {len(units)} loops are there: {folder}")
+
+
+def _note_plan(constants):
+    """Keeps how many loops of each arm there are to be, which the report needs, in the study's
+    folder. Given smaller a number stays: it is of a part."""
+    path = constants.output_dir / constants.name / files.PLAN
+    before = storage.load_json(path) if path.exists() else {}
+    plan = dict(before)
+    for arm, n in zip(constants.arms, constants.loops, strict=True):
+        if ARMS[arm].judged and n > 0:
+            plan[arm] = max(n, plan.get(arm, 0))
+    if plan != before:
+        storage.save_json(plan, path)
 
 
 def _report(constants):
@@ -73,11 +88,6 @@ def _report(constants):
         constants.generation_number,
         rival=streams.name_of("denoising_loss", t),
         role=constants.role,
-        planned={
-            arm: n
-            for arm, n in zip(constants.arms, constants.loops, strict=True)
-            if ARMS[arm].judged
-        },
     ):
         print(storage.shown(path))
 

@@ -687,10 +687,11 @@ def test_a_run_on_a_file_of_ones_own_goes_on_where_that_lies_now(tmp_path, capsy
     there.rename(here)
     main(folder, dataset=str(here), generation_number=1)
     assert "nothing to do" in capsys.readouterr().out
-    assert storage.load_json(folder / "run_w0.json")["constants"]["dataset"] == str(here)
+    for name in ("run_w0.json", "run_initial.json"):
+        assert storage.load_json(folder / name)["constants"]["dataset"] == str(here)
     with pytest.raises(SystemExit, match="2"):
         main(folder, dataset="digits", generation_number=1)
-    assert f"initialmain.py ran with dataset = '{there}', not" in capsys.readouterr().err
+    assert f"initialmain.py ran with dataset = '{here}', not" in capsys.readouterr().err
     np.savez(here, **{**arrays, "train_images": 255 - arrays["train_images"]})
     with pytest.raises(SystemExit, match="are not those that initialmain.py trained on"):
         main(folder, dataset=str(here), generation_number=1)

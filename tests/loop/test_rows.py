@@ -16,20 +16,26 @@ def test_the_floor_is_measured_again_when_the_test_images_are_others(tmp_path, m
     storage.save(feature_network(), run.prmodel)
     lenet = load_lenet(run.prmodel)
     reference = evaluation.reference(real, lenet, 0, tmp_path / "real_features.pth", {})
-    constants = SimpleNamespace(dataset="digits", N_eval=100, N_ref=0)
+    constants = SimpleNamespace(dataset="own.npz", N_eval=100, N_ref=0)
+
+    def use(change):
+        """The digits in place of own.npz, their test images changed so."""
+
+        def load(dataset, train=True):
+            found = load_real("digits", train)
+            return found if train else LabelledImages(change(found.images), found.labels)
+
+        for module in (rows, evaluation):
+            monkeypatch.setattr(module, "load_real", load)
 
     def floor():
         rows.measure_floor(run, constants, real, lenet, reference)
         return storage.load_rows(run.table("floor"))
 
-    def inverted(dataset, train=True):
-        found = load_real(dataset, train)
-        return found if train else LabelledImages(255 - found.images, found.labels)
-
+    use(lambda images: images)
     first = floor()
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "floor", None)  # not called
         assert floor() == first
-    for module in (rows, evaluation):
-        monkeypatch.setattr(module, "load_real", inverted)
+    use(lambda images: 255 - images)
     assert float(floor()[0]["fid"]) > 2 * float(first[0]["fid"])

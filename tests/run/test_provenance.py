@@ -54,6 +54,7 @@ RECORDED = {
 # Field: the change in its spectra.
 MEASURED = {
     "anchors' dataset": {"dataset": np.array("mnist")},
+    "anchors' images": {"images_sha256": np.array("d" * 64)},
     "anchors' seed": {"seed": np.array(1)},
     "anchors' index": {"anchor_index": np.arange(10) + 1},
     "anchors' t": {"t": np.array([10, 41])},

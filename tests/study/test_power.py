@@ -185,6 +185,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(n_controls, n):
         for name, low, high, truth in (
             ("fraction", of.low, of.high, fractions),
             ("effect", of.effect_low, of.effect_high, effects),
+            ("none", control.effect_low, control.effect_high, 0 * effects),
             ("exact", exact_low, exact_high, fractions),
             ("control", control.low[-1], control.high[-1], ALPHA),
         ):
@@ -193,7 +194,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(n_controls, n):
     least = {name: (of.min(), of.mean()) for name, of in covered.items()}
     print(f"{n_controls} controls, {n} loops, coverage (least, mean): {least}")
     error = np.sqrt(0.05 * 0.95 / n_studies)
-    for name in ("fraction", "effect", "control"):
+    for name in ("fraction", "effect", "none", "control"):
         assert covered[name].mean() > 0.94
         assert covered[name].min() > 0.95 - 4 * error  # the least of 20
     if n == n_controls:  # what takes the thresholds for known covers too rarely

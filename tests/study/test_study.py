@@ -115,6 +115,14 @@ def test_parts_are_disjoint_and_together_the_whole(tmp_path):
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+def test_the_plan_of_a_test_grows_and_is_no_smaller_by_a_part(tmp_path):
+    units._note_plan(constants_of(SCRIPT, output_dir=tmp_path))
+    part = {"arms": ["dose50", "full", "full_w1", "dose10"], "loops": [12, 3, 3, 0]}
+    units._note_plan(constants_of(SCRIPT, output_dir=tmp_path, **part))
+    plan = storage.load_json(tmp_path / "digits2" / "plan.json")
+    assert plan == {"control": 20, "full": 20, "dose25": 10, "dose50": 12, "dose10": 10}
+
+
 def test_an_override_that_no_script_has_is_named(tmp_path):
     with pytest.raises(SystemExit, match="overrides: no script has a constant n_stp"):
         units.main(constants_of(SCRIPT, output_dir=tmp_path, overrides=["n_stp=5"]))

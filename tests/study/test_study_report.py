@@ -35,6 +35,7 @@ def folder(tmp_path_factory):
     """A study and its report."""
     folder = a_study(tmp_path_factory.mktemp("study") / "digits")
     storage.save_rows([{"stream": "FID", "images": "1,000", "seconds": 17.5}], folder / "costs.csv")
+    storage.save_json({"control": 20, "full": 30}, folder / "plan.json")
     report.write(folder, PRIMARY, ALPHA, G)
     return folder
 
@@ -96,7 +97,7 @@ def made_again(folder, role, horizon):
 
 
 def results_in(folder):
-    measured = (".npz", report.COSTS)
+    measured = (".npz", report.COSTS, files.PLAN)
     return [
         path for path in folder.iterdir() if path.is_file() and not path.name.endswith(measured)
     ]
@@ -113,7 +114,7 @@ def test_the_committed_files_give_the_same_bytes_again(committed):
 def test_too_few_loops_for_any_difference_leave_it_undecided(committed):
     result = verdict(committed[0])
     n = min(of["n"] for arm, of in result["loops"].items() if arm != "control")
-    n_claims = 2 * len(result["planned"].keys() - {"control"})
+    n_claims = 2 * len({*result["planned"], *result["loops"]} - {"control"})
     least = 2 * 0.5**n * n_claims  # what Holm's correction makes of the smallest p
     assert ("Undecided: too few loops (" in result["verdict"]) == (least >= ALPHA)
     loops = {arm: result["loops"].get(arm, {"n": 0})["n"] for arm in result["planned"]}
@@ -204,7 +205,8 @@ def test_the_page_is_whole_and_says_the_verdict(folder):
     for line in result["verdict"].split("\n"):
         assert line in html.unescape(page)
     assert result["costs"][0]["seconds"] == "17.5" and "17.5" in page
-    assert result["verdict"].startswith(f"The spectrum ({PRIMARY}) was not first")
+    begun = f"Interim, with 20 of 30 full loops. The spectrum ({PRIMARY}) was not first"
+    assert result["verdict"].startswith(begun)
 
 
 # Known truths
