@@ -126,9 +126,11 @@ def controls_beside(run):
     found, left_out = {}, []
     for path in sorted(run.folder.glob("control_seed*")):
         control = Run(path, 0)
+        made = None
         try:
+            rows = control.metrics()
             made = provenance.of_record(control) if provenance.recorded(control) else None
-            if made is None and not control.metrics():
+            if not (made or rows):
                 continue  # it has not begun
             text = _no_control(loop, made)
         except UserError as error:

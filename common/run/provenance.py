@@ -107,8 +107,8 @@ def as_json(provenance):
 def from_json(folder, found):
     """The Provenance that `as_json` made, of a folder or file."""
     found = {**found, "models": frozenset(found["models"])}
-    for part in (found, found["anchors"], found["sample_anchors"]):
-        if part:  # of earlier versions: a file by its path
+    for part in (found, found.get("anchors"), found.get("sample_anchors")):
+        if part and "dataset" in part:  # in files of earlier versions a path
             part["dataset"] = kind_of_data(part["dataset"])
     return Provenance(folder, **found)
 

@@ -254,6 +254,8 @@ def test_only_control_loops_of_the_loop_stand_beside_it(good, tmp_path):
     edited.write_bytes(edited.read_bytes() + b"\n")
     found, left_out = comparable.controls_beside(Run(loop, 0))
     assert [of.folder.name for of in found] == ["control_seed1"]
+    (loop / "control_seed2" / "run_w0.json").write_bytes(b"{")
+    assert "run_w0.json" in comparable.controls_beside(Run(loop, 0))[1][1]
     for text, reason in zip(
         left_out, ("seed is 1 in", "n_epoch is 4 in", "metrics_w0"), strict=True
     ):
