@@ -126,7 +126,7 @@ def test_its_commands_make_the_same_run(judged, tmp_path):
     judged = copied(judged, tmp_path / "run")
     main(judged, generation_number=1, control=True, seed=5)
     spectra(judged / "control_seed5")
-    report.write(judged, 0)
+    verdict.main(constants_of(JACOBIAN / "detect.py", runs=[judged], primary_t=400))
     before = (judged / "onset_w0.json").read_bytes()
     text = Page(judged / "report.html").text
     text = text[text.index("\ncd ") :] if "\ncd " in text else text[text.index("cd FullSynth") :]
