@@ -47,7 +47,9 @@ def test_controls_drawn_once_each_give_the_thresholds_of_the_detector():
 
 def test_controls_left_out_are_judged_as_by_the_detector():
     controls = some_controls()
+    controls[3, 2, 4] = 0.2  # a deviation from what is constant in the others
     times = power.left_out_times(controls, 0.5, DIRECTION)
+    assert times[:, 4].tolist() == [2 if i == 3 else 5 for i in range(20)]
     alarms = thresholds.calibrate(list(controls), 5, 0.5, DIRECTION).control_alarms
     np.testing.assert_array_equal(times < 5, alarms)
     assert 0 < alarms[:, :4].mean() < 1

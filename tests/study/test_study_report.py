@@ -314,18 +314,17 @@ def test_streams_without_change_alarm_as_rarely_as_asked():
 def test_equal_streams_are_rarely_called_earlier():
     """Three streams that grow alike, of which about half are detected by the end."""
     rng, before, mcnemar, no_lead = np.random.default_rng(3), [], [], []
-    for i in range(150):
-        slope = 0.4 + 0.4 * (i % 2)
+    for slope in [0.4] * 150 + [0.8] * 50:
         result, _ = results(rng, slope * np.arange(1, G + 1)[:, None])
         for lead in (result["leads"]["full"][name] for name in (FID, LOSS)):
             no_lead.append(lead["interval_low"] <= 0 <= lead["interval_high"])
-        if i % 2:
+        if slope > 0.4:  # more than half of the loops are detected
             continue
         end = [pair for pair in result["comparisons"] if pair["by_generation"] == G - 1]
         before.append([pair["before"] for pair in end])
         mcnemar.append([pair["p_value"] < ALPHA for pair in end])
     print(f"before {np.mean(before):.3f}, McNemar (two-sided) {np.mean(mcnemar):.3f}")
-    assert np.mean(before) <= ALPHA / 2 + 2 * np.std(before) / 75**0.5
+    assert np.mean(before) <= ALPHA / 2 + 2 * np.std(before) / 150**0.5
     assert np.mean(no_lead) >= 1 - ALPHA
 
 
