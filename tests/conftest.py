@@ -17,6 +17,7 @@ import pytest
 import tiny
 import torch
 from filelock import FileLock
+from hypothesis import settings
 from matplotlib.figure import Figure
 
 from common.loop import figures, forecast, loop
@@ -26,6 +27,11 @@ from common.spectrum import measure
 MNIST_FILES = [
     f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
 ]
+
+
+# The same examples in every run: what fails once fails again.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 
 def pytest_xdist_auto_num_workers(config):
@@ -51,6 +57,13 @@ def mnist_root():
     if missing:
         pytest.skip(f"needs real MNIST: MNIST_ROOT lacks MNIST/raw/{missing[0]}")
     return root
+
+
+@pytest.fixture(autouse=True)
+def same_draws():
+    """What a test draws without a seed of its own does not depend on the tests before it."""
+    torch.manual_seed(0)
+    np.random.seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -223,7 +223,7 @@ TEXTS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters=
 
 
 @given(st.sampled_from(["N_next", "w", "lrate", "n_feat", "dataset", "control", "seed"]), TEXTS)
-@trials(deadline=None, max_examples=300)
+@trials(max_examples=300)
 def test_any_text_is_either_a_value_that_its_rule_allows_or_refused(name, text):
     try:
         found = settings.from_script(namespace(FULL / "main.py"), [f"--{name}={text}"])
@@ -239,7 +239,6 @@ def test_any_text_is_either_a_value_that_its_rule_allows_or_refused(name, text):
     lrate=st.floats(1e-300, 1e3, exclude_min=True),
     seed=st.integers(0, 2**63),
 )
-@trials(deadline=None)
 def test_allowed_values_come_through_the_command_line_unchanged(n_next, w, lrate, seed):
     words = [f"--N_next={n_next}", f"--w={w!r}", f"--lrate={lrate!r}", f"--seed={seed}"]
     found = settings.from_script(namespace(FULL / "main.py"), words)

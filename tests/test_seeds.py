@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny import ROOT
 
@@ -26,7 +26,6 @@ def number(seed, scenario, w, generation, stage, index):
 
 
 @given(KEYS, KEYS)
-@settings(deadline=None)
 def test_numbers_are_equal_for_equal_keys_and_for_no_others(a, b):
     assert number(*a) == number(*a)
     assert (number(*a) == number(*b)) == (a == b)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as trials
 from hypothesis import strategies as st
 from tiny import FULL, ROOT, constants_of
 
@@ -262,7 +261,6 @@ WEIGHTS = st.floats(0, allow_nan=False, allow_infinity=False)
 
 
 @given(WEIGHTS)
-@trials(deadline=None)
 def test_the_text_of_a_guidance_weight_tells_the_number(w):
     text = settings.number_text(w)
     assert float(text) == w  # so no two weights share a text, nor a file

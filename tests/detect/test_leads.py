@@ -74,7 +74,7 @@ def test_median_says_whether_it_is_a_bound(pairs, low, high, kind, words):
 
 
 @given(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), min_size=1, max_size=9))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_censoring_hides_the_median_but_never_contradicts_it(pairs):
     horizon = 10
     known = [pair for pair in pairs if min(pair) < horizon]

@@ -49,7 +49,7 @@ def test_killed_at_many_moments_a_run_loses_one_epoch_at_most_and_ends_the_same(
     folder, died, done = tmp_path / "run", [], []
     for attempt in range(120):
         log = tmp_path / f"{attempt}.log"
-        n = first_epoch if attempt == 0 else 45 if attempt % 3 == 2 else 7 + attempt % 6
+        n = first_epoch if attempt == 0 else 55 if attempt % 3 == 2 else 9 + attempt % 6
         process = killed_at(n, log, words(folder))
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         done += lines

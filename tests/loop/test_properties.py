@@ -85,8 +85,6 @@ REMEDIES = (  # what a line says that main.py cannot do by itself
 @pytest.mark.slow
 @settings(
     max_examples=8,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(happened=HAPPENED)

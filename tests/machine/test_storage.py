@@ -226,7 +226,7 @@ SHAPES = st.lists(st.integers(0, 4), max_size=4)
 
 
 @given(st.sampled_from(DTYPES), SHAPES, st.integers(0, 2**32))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_tensors_come_back_as_they_were(tmp_path_factory, dtype, shape, seed):
     generator = torch.Generator().manual_seed(seed)
     value = (torch.randn(shape, generator=generator) * 50).to(dtype)
@@ -338,7 +338,7 @@ def test_a_file_cut_short_anywhere_is_one_line(tmp_path):
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_a_file_of_anything_else_is_one_line(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "anything"
     path.write_bytes(content)
@@ -352,7 +352,7 @@ NUMBERS = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=Fal
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=9))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_tables_keep_every_digit(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "metrics.csv"
     storage.save_rows([{"generation": a, "fid": b} for a, b in rows], path)

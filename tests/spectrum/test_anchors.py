@@ -108,7 +108,7 @@ def test_tangent_statistics_are_those_of_a_dense_jacobian_and_the_classes_direct
     c, eps = held_out.labels[h : h + 1], held_out.noise(t)[h].double()
     real = load_real("digits")
     pixels = real.images[real.labels == c].double().flatten(1).numpy()
-    v = torch.from_numpy(PCA(20).fit(pixels).components_)
+    v = torch.from_numpy(PCA(20, svd_solver="full").fit(pixels).components_)
     sigma = arrays["sigma"][0]
     x_t = arrays["alphabar"][0] ** 0.5 * held_out.x_0[h].double() + sigma * eps
     t_ = torch.tensor([t])
