@@ -1,9 +1,10 @@
 """Runs scripts of the project in one process and kills it, as the operating system would, at the
-n-th event: in an epoch, a batch of samples, a Jacobian, a t-SNE, or inside a write.
+n-th event, or the first of a kind: in an epoch, a chain of samples, features, a Jacobian, a t-SNE,
+or inside a write.
 
-    python killer.py n log script --constant value ... + script --constant value ...
+    python killer.py event log script --constant value ... + script --constant value ...
 
-Every event is a line in the file `log`, the last one that at which it died; n = 0 never kills.
+Every event is a line in the file `log`, the last one that at which it died; 0 never kills.
 """
 
 import functools
@@ -22,7 +23,7 @@ from common.model import sample, train
 from common.run import plots
 from common.spectrum import jacobian
 
-fatal, log = int(sys.argv[1]), open(sys.argv[2], "a", encoding="utf-8")  # noqa: SIM115
+fatal, log = sys.argv[1], open(sys.argv[2], "a", encoding="utf-8")  # noqa: SIM115
 count = 0
 
 
@@ -31,7 +32,7 @@ def event(name):
     count += 1
     log.write(name + "\n")
     log.flush()
-    if count == fatal:
+    if fatal in (str(count), name.split()[0]):
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 

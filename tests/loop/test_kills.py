@@ -38,19 +38,17 @@ def test_killed_at_many_moments_a_run_loses_one_epoch_at_most_and_ends_the_same(
     """One folder, killed again and again a few events after it went on, in every kind of work and
     inside writes, until it is complete: equal to a run that nobody disturbed, byte for byte. Every
     third time it may do more, or it would never come through the drawing of a generation; the first
-    time it dies in an epoch, of which there are few."""
+    times it dies in an epoch and in a chain, of which there are few."""
     undisturbed = killed_at(0, tmp_path / "whole.log", words(tmp_path / "whole"))
     assert undisturbed.returncode == 0, undisturbed.stderr
     reference = everything(tmp_path / "whole")
     events = (tmp_path / "whole.log").read_text(encoding="utf-8").splitlines()
 
-    first_epoch = next(i for i, line in enumerate(events, 1) if line.startswith("epoch"))
-
     folder, died, done = tmp_path / "run", [], []
-    for attempt in range(120):
+    numbers = (55 if i % 3 == 2 else 9 + i % 6 for i in range(120))
+    for attempt, event in enumerate(["epoch", "chain", *numbers]):
         log = tmp_path / f"{attempt}.log"
-        n = first_epoch if attempt == 0 else 55 if attempt % 3 == 2 else 9 + attempt % 6
-        process = killed_at(n, log, words(folder))
+        process = killed_at(event, log, words(folder))
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         done += lines
         if process.returncode == 0:
