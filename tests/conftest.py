@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 # Tests run in as many processes as there are cores to use; threads on top would only get in each
 # other's way. Set before torch is imported, and inherited by the scripts that tests start.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import joblib
 import numpy as np

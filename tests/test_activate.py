@@ -306,12 +306,15 @@ def test_ci_run_fails_when_a_check_fails(failing, status, expected, tmp_path):
             f'#!/bin/sh\necho "{name} $*" >> "$LOG"\n[ "$*" != "{failing}" ] || exit {status}\n'
         )
         (programs / name).chmod(0o755)
+    there = tmp_path / "there"  # or a browser would be installed
+    there.mkdir()
+    (there / "chromedriver").symlink_to(programs / "ruff")
     (tmp_path / "activate.sh").write_text(
         "return 1\n"
         if failing == "activation"
         else f'PATH="{programs}:$PATH"; VIRTUAL_ENV="$PWD/venv"; export LOG="$PWD/log"\n'
     )
-    result = run(["bash", ".ci/run"], tmp_path)
+    result = run(["bash", ".ci/run"], tmp_path, f"{there}{os.pathsep}{os.environ['PATH']}")
     assert result.returncode == expected, result.stdout + result.stderr
     if failing == "activation":
         return

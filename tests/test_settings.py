@@ -273,7 +273,7 @@ SHIPPED = [
     *(p for name in ("initialmain", "main", "mainall") for p in ROOT.glob(f"*/*/{name}.py")),
     *(ROOT / "jacobian").glob("*.py"),
 ]
-WITH_CONSTANTS = [p for p in sorted(SHIPPED) if "from_script" in p.read_text(encoding="utf-8")]
+WITH_CONSTANTS = [p for p in sorted(SHIPPED) if "globals()" in p.read_text(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("path", WITH_CONSTANTS, ids=lambda p: str(p.relative_to(ROOT)))

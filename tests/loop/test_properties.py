@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tiny import consistent, copied, main
 
@@ -88,6 +88,7 @@ REMEDIES = (  # what a line says that main.py cannot do by itself
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(happened=HAPPENED)
+@example(happened=[("bits", 1), ("kill", 9), ("damage", 6)])
 def test_any_history_ends_in_one_line_or_in_files_that_agree(initial, tmp_path, happened):
     folder, threads = tmp_path / "run", torch.get_num_threads()
     shutil.rmtree(folder, ignore_errors=True)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from tiny import ROOT
 
-from common.loop import loop
 from common.machine import device
 from common.metrics import evaluation
 from common.spectrum import jacobian
@@ -55,7 +54,7 @@ def test_jacobians_and_features_are_computed_without_tf32(monkeypatch):
 
 @pytest.mark.cuda
 def test_scripts_allow_tf32_on_cuda():
-    loop._use_device(type("Constants", (), {"deterministic": False}))
+    device.use(deterministic=False)
     assert states() == [on for _, _, on, _ in device._switches()]
 
 

@@ -1,6 +1,8 @@
 """Compiled sampling: the same samples, and the plain network wherever it does not work."""
 
 import shutil
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,10 @@ from small import sample, small_ddpm, stopped_and_continued
 
 from common.model import compiled
 
-compiles = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+HEADERS = Path(sysconfig.get_path("include"), "Python.h")
+compiles = pytest.mark.skipif(
+    shutil.which("g++") is None or not HEADERS.exists(), reason="needs a C++ compiler and Python.h"
+)
 
 
 @pytest.fixture
@@ -47,12 +52,14 @@ def test_every_generations_network_is_compiled_for_its_number_of_images(from_the
 @pytest.mark.slow
 @compiles
 @pytest.mark.parametrize("w", [0, 1])
-def test_a_stopped_compiled_sampling_goes_on_with_the_same_images(tmp_path, monkeypatch, w):
+def test_a_stopped_compiled_sampling_goes_on_with_the_same_images(tmp_path, monkeypatch, capsys, w):
     """Although what remains of it is too short a job to be compiled."""
+    compiled._say_once.cache_clear()
     ddpm = small_ddpm()
     n_passes = 130 * (1 + w) // 25 * ddpm.n_T
     monkeypatch.setattr(compiled, "ENOUGH_PASSES", n_passes)
     whole = sample(ddpm, 130, tmp_path, w=w, max_c=30)
+    assert "sampling without it" not in capsys.readouterr().out
     continued = stopped_and_continued(ddpm, tmp_path, monkeypatch, w)
     assert torch.equal(continued.images, whole.images)
     plain = sample(ddpm, 130, tmp_path, w=w, max_c=30, fast=False)

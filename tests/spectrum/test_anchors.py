@@ -84,7 +84,7 @@ def test_anchors_are_noised_test_images_of_every_class_with_their_own_labels(mea
     for a in (0, 7):
         i = int(arrays["anchor_index"][a])
         assert arrays["anchor_labels"][a] == test.labels[i]
-        ddpm = load_ddpm(folder / "model_0_w0.pth").double()
+        ddpm = load_ddpm(folder / "model_0_w0.pth").cpu().double()
         t = 16
         eps = chosen.noise(t)[a].double()
         x_0 = test.images[i].double() / 255
@@ -103,7 +103,7 @@ def test_tangent_statistics_are_those_of_a_dense_jacobian_and_the_classes_direct
     """Of a held-out image, in float64: v^T C v from all of J, the residual from eps itself; v from
     scikit-learn's PCA of the real training images of its class."""
     folder, arrays = measured
-    ddpm, t = load_ddpm(folder / "model_0_w0.pth").double(), 16
+    ddpm, t = load_ddpm(folder / "model_0_w0.pth").cpu().double(), 16
     held_out, h = select(TEST, 0, 200, skip=10), 7
     c, eps = held_out.labels[h : h + 1], held_out.noise(t)[h].double()
     real = load_real("digits")
@@ -149,7 +149,7 @@ def test_samples_of_the_initial_model_can_be_anchors_without_any_real_image(
     assert str(arrays["anchors_from"]) == "samples"
     expected = select(samples, 0, 10)
     assert arrays["anchor_index"].tolist() == expected.index.tolist()
-    ddpm, t = load_ddpm(folder / "model_0_w0.pth"), 16
+    ddpm, t = load_ddpm(folder / "model_0_w0.pth").cpu(), 16
     x_t = arrays["alphabar"][0] ** 0.5 * expected.x_0[3] + arrays["sigma"][0] * expected.noise(t)[3]
     at = x_t[None].float(), torch.tensor([t]), expected.labels[3:4]
     J = jacobian.jacobian(ddpm.eps, *at)

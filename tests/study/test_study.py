@@ -200,7 +200,8 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_files(done, tmp_path)
         cluster = [started("scheduler", "--port", "0")]
         cluster += [started("worker", "--no-nanny", "--nthreads", "1") for _ in range(2)]
         stack.callback(lambda: [process.kill() for process in cluster])
-        while not address.exists():
+        while not (address.exists() and address.stat().st_size):
+            assert cluster[0].poll() is None
             time.sleep(0.1)
         scheduler = json.loads(address.read_text(encoding="utf-8"))["address"]
         choice = words(tmp_path, arms=["control"], loops=[2], scheduler=scheduler)

@@ -15,7 +15,7 @@ def test_killed_at_ten_moments_and_more_a_study_ends_the_same(tmp_path):
     whole = killed_at(0, tmp_path / "whole.log", words(tmp_path / "whole", **few))
     assert whole.returncode == 0, whole.stderr
     events = (tmp_path / "whole.log").read_text(encoding="utf-8").splitlines()
-    moments = itertools.chain([events.index("half of full_seed1.npz") + 1], itertools.count(12, 4))
+    moments = itertools.chain([events.index("half of full_seed1.npz") + 1], itertools.count(16, 6))
     folder, deaths = tmp_path / "killed", 0
     for n in moments:
         process = killed_at(n, tmp_path / "killed.log", words(folder, **few))
