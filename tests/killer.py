@@ -1,6 +1,6 @@
 """Runs scripts of the project in one process and kills it, as the operating system would, at the
-n-th event, or the first of a kind: in an epoch, a chain of samples, features, a Jacobian, a t-SNE,
-or inside a write.
+n-th event, or the first of a kind or name: in an epoch, a chain of samples, features, a Jacobian,
+a t-SNE, or inside a write.
 
     python killer.py event log script --constant value ... + script --constant value ...
 
@@ -32,7 +32,7 @@ def event(name):
     count += 1
     log.write(name + "\n")
     log.flush()
-    if fatal in (str(count), name.split()[0]):
+    if fatal in (str(count), name.split()[0], name):
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 

@@ -73,7 +73,7 @@ def run_script(script, cwd=None, **constants):
 
 def killed_at(event, log, words):
     """Runs these scripts, separated by "+", in one process that killer.py kills at the event of
-    this number or kind, a line in the file `log`; 0: never. Returns it ended."""
+    this number, kind or name, a line in the file `log`; 0: never. Returns it ended."""
     killer = [sys.executable, ROOT / "tests" / "killer.py", str(event), log]
     return subprocess.run([*killer, *words], capture_output=True, text=True)
 

@@ -72,6 +72,11 @@ class Unit:
         return self.output_dir / self.name / "runs" / self.path.stem
 
     @property
+    def passing(self):
+        """An empty file that says: `home` goes when the unit is done. It outlives a kill before."""
+        return self.home.with_name(f"{self.home.name}.passing")
+
+    @property
     def run(self):
         folder = self.home / f"control_seed{self.seed}" if self.arm == CONTROL else self.home
         return Run(folder, ARMS[self.arm].w)

@@ -56,6 +56,9 @@ def main(constants):
             return
         if constants.role == "test":
             _note_plan(constants)
+        for unit in units:
+            if unit not in missing:
+                _tidy(unit)
         failed = _finish(missing, constants)
         if failed:
             raise UserError(
@@ -169,6 +172,9 @@ def _models_done(unit):
 def attempt(unit):
     """Finishes one unit; returns (unit, None), or (unit, why not): no loop stops the others."""
     with _one_thread(), _log(unit):
+        unit.passing.touch()
+        if unit.keep:
+            unit.passing.unlink()
         try:
             if not storage.verify(unit.path):
                 _share_feature_network(unit)
@@ -180,9 +186,15 @@ def attempt(unit):
         except Exception as error:  # a fault of this code: the log shows where
             traceback.print_exc()
             return unit, f"{type(error).__name__}: {error}; see {unit.home / LOG}"
-    if not unit.keep:
-        shutil.rmtree(unit.home, ignore_errors=True)
+    _tidy(unit)
     return unit, None
+
+
+def _tidy(unit):
+    """Removes the run of a unit that is done, unless it is to be kept."""
+    if unit.passing.exists():
+        shutil.rmtree(unit.home, ignore_errors=True)
+        unit.passing.unlink(missing_ok=True)
 
 
 def _share_feature_network(unit):

@@ -45,7 +45,7 @@ def test_killed_at_many_moments_a_run_loses_one_epoch_at_most_and_ends_the_same(
     events = (tmp_path / "whole.log").read_text(encoding="utf-8").splitlines()
 
     folder, died, done = tmp_path / "run", [], []
-    numbers = (70 if i % 3 == 2 else 11 + i % 6 for i in range(120))
+    numbers = (55 if i % 3 == 2 else 9 + i % 6 for i in range(120))
     for attempt, event in enumerate(["epoch", "chain", *numbers]):
         log = tmp_path / f"{attempt}.log"
         process = killed_at(event, log, words(folder))
