@@ -1,0 +1,148 @@
+"""The numbers of the study in the READMEs' tables are those of the committed files."""
+
+import csv
+import json
+
+import pytest
+from tiny import ROOT
+
+STUDY = ROOT / "jacobian" / "study"
+PRIMARY, LOSS = "log posterior variance, 20 largest t=50", "log denoising loss t=50"
+SHOWN = {
+    "dose": [
+        *(PRIMARY, "log FID", LOSS, "recall", "coverage", "entropy of samples"),
+        *("distance to training set", "over-confidence, 20 directions t=50"),
+        *(f"{PRIMARY} at samples", f"{LOSS} at samples"),
+    ],
+    "full": [
+        *(PRIMARY, "log FID", LOSS, "recall", "entropy of samples", "distance to training set"),
+        *("posterior variance t=50", f"{PRIMARY} at samples", f"{LOSS} at samples"),
+    ],
+}
+
+
+def answer(study):
+    """verdict.json, and study.csv as {(arm, stream): rows of the generations}."""
+    verdict = json.loads((STUDY / study / "verdict.json").read_text(encoding="utf-8"))
+    rows = {}
+    with open(STUDY / study / "study.csv", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            rows.setdefault((row["arm"], row["stream"]), []).append(row)
+    return verdict, rows
+
+
+def line(cells):
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def label(stream):
+    return f"**{stream}**" if stream in (PRIMARY, LOSS) else stream
+
+
+def effects(rows):
+    """Two digits of each generation's."""
+    values = [float(row["effect"]) for row in rows]
+    texts = [f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.1f}" for value in values]
+    return ", ".join(texts).replace("-0.0", "0.0")
+
+
+def of_a_dose(arm):
+    verdict, rows = answer("digits2")
+    n, controls = verdict["loops"][arm]["n"], verdict["loops"]["control"]["n"]
+    yield line(
+        [
+            *(arm, "effect, generations 0 to 4", f"detected by 0, 1, 2, 3, 4, of {n}"),
+            f"controls that alarmed, of {controls}",
+        ]
+    )
+    yield line(["---"] * 4)
+    for stream in SHOWN["dose"]:
+        detected = ", ".join(row["detected"] for row in rows[arm, stream])
+        alarms = verdict["false_alarms"][stream]["alarms"]
+        yield line([label(stream), effects(rows[arm, stream]), detected, alarms])
+
+
+def of_full():
+    sets = {study: answer(study) for study in ("digits", "digits2")}
+    head = ["full"]
+    for study, (verdict, _) in sets.items():
+        loops = f"{verdict['loops']['full']['n']} loops"
+        head += [f"effect in `{study}`, {loops}", "detected by generation 0"]
+    yield line(head)
+    yield line(["---"] * 5)
+    for stream in SHOWN["full"]:
+        cells = [label(stream)]
+        for _, rows in sets.values():
+            first = rows["full", stream][0]
+            cells += [effects(rows["full", stream]), f"{first['detected']} of {first['n']}"]
+        yield line(cells)
+
+
+def of_the_primary_endpoint():
+    verdict, _ = answer("digits2")
+    yield line(
+        [
+            *("arm", "by generation", "against", "detected, primary : other"),
+            *("difference (95 % interval)", "McNemar p", "lead: median (95 % interval)"),
+            "sign test p",
+        ]
+    )
+    yield line(["---"] * 8)
+    for pair in verdict["comparisons"]:
+        lead = verdict["leads"][pair["arm"]][pair["against"]]
+        median = lead["text"].split("; ")[0].removeprefix("median ").replace("95 % interval ", "")
+        percent = [f"{100 * pair[key]:+.0f}" for key in DIFFERENCE]
+        difference = "{} % ({} to {})".format(*percent).replace("+0 ", "0 ").replace("-0 ", "0 ")
+        detected = f"{pair['primary_detected']} : {pair['against_detected']} of {pair['n']}"
+        of_the_end = pair["by_generation"] == verdict["horizon"] - 1
+        yield line(
+            [
+                *(pair["arm"], pair["by_generation"], pair["against"], detected, difference),
+                f"{pair['p_value']:.2g}",
+                *((median, f"{lead['p_value']:.2g}") if of_the_end else ("", "")),
+            ]
+        )
+
+
+def of_the_front_page():
+    """Loops that are detected where all is synthetic (both studies), half or a quarter; costs."""
+    verdict, rows = answer("digits2")
+    both = [answer("digits")[1], rows]
+    costs = {row["stream"]: row for row in verdict["costs"]}
+    for name, stream, cost in FRONT:
+        first = [of["full", stream][0] for of in both]
+        full = "{} of {}".format(
+            *(sum(int(row[key]) for row in first) for key in ("detected", "n"))
+        )
+        half, quarter = rows["dose50", stream], rows["dose25", stream]
+        by = ", ".join(row["detected"] for row in half)
+        yield line(
+            [
+                *(name, full, f"{by} of {half[0]['n']}"),
+                f"{quarter[-1]['detected']} of {quarter[-1]['n']}",
+                *(f"{float(costs[cost][key]):.2g}" for key in ("seconds", "with samples at hand")),
+            ]
+        )
+
+
+FRONT = [
+    ("spectrum, 20 test images", PRIMARY, "spectrum of J and of C, one t"),
+    ("FID, 1,000 samples", "log FID", "FID"),
+    ("recall, the same samples", "recall", "precision, recall, density, coverage"),
+    ("error on 200 test images", LOSS, "denoising loss, one t"),
+]
+DIFFERENCE = ("difference", "difference_low", "difference_high")
+TABLES = {
+    "dose25": (STUDY, lambda: of_a_dose("dose25")),
+    "dose50": (STUDY, lambda: of_a_dose("dose50")),
+    "full": (STUDY, of_full),
+    "primary endpoint": (STUDY, of_the_primary_endpoint),
+    "front page": (ROOT, of_the_front_page),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_the_readmes_is_that_of_the_files(name):
+    folder, of_files = TABLES[name]
+    expected = "\n".join(of_files())
+    assert expected in (folder / "README.md").read_text(encoding="utf-8"), f"\n{expected}"
