@@ -172,9 +172,10 @@ def _models_done(unit):
 def attempt(unit):
     """Finishes one unit; returns (unit, None), or (unit, why not): no loop stops the others."""
     with _one_thread(), _log(unit):
-        unit.passing.touch()
         if unit.keep:
-            unit.passing.unlink()
+            unit.passing.unlink(missing_ok=True)
+        else:
+            unit.passing.touch()
         try:
             if not storage.verify(unit.path):
                 _share_feature_network(unit)
