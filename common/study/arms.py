@@ -16,12 +16,13 @@ CONTROL_SEEDS = 1000  # added to the seed of a control, whose initial model is a
 
 
 class Arm(NamedTuple):
-    """A kind of loop: its scenario's folder, the share of synthetic images it trains on, and the
-    guidance weight of those."""
+    """A kind of loop: its scenario's folder, the share of synthetic images it trains on, the
+    guidance weight of those, and the size of its training sets, as a multiple of N_train."""
 
     scripts: str
     dose: float
     w: float = 0
+    size: int = 1
 
     @property
     def judged(self):
@@ -29,7 +30,8 @@ class Arm(NamedTuple):
         return self.scripts != AUGMENTED and self.w == 0
 
 
-# Those that are not judged serve `claims`.
+# Those that are not judged serve `claims`; with w = 1 each makes N_train guided samples, since FID
+# and recall depend on how many they are measured on.
 ARMS = {
     CONTROL: Arm(FULL, 0.0),
     "full": Arm(FULL, 1.0),
@@ -38,8 +40,8 @@ ARMS = {
     "dose10": Arm(FRESH, 0.1),
     "augmented": Arm(AUGMENTED, 0.5),
     "full_w1": Arm(FULL, 1.0, w=1),
-    "fresh_w1": Arm(FRESH, 0.5, w=1),
-    "augmented_w1": Arm(AUGMENTED, 0.5, w=1),
+    "fresh_w1": Arm(FRESH, 0.5, w=1, size=2),
+    "augmented_w1": Arm(AUGMENTED, 0.5, w=1, size=2),
 }
 
 
@@ -87,13 +89,14 @@ class Unit:
 
     def commands(self):
         """[(script, its words)], in the order in which they run."""
-        scripts, dose, w = ARMS[self.arm]
+        scripts, dose, w, size = ARMS[self.arm]
         N, control = self.N_train, self.arm == CONTROL
-        n = N if control else round(dose * N)
+        n = N if control else round(dose * size * N)
+        parts = {"N_with_w": n, "N_real": size * N - n}
         mixture = {
             FULL: {"N_next": N, "control": control},
-            FRESH: {"N_with_w": n, "N_real": N - n, "N_initial": N, "resample_real": "redraw"},
-            AUGMENTED: {"N_with_w": n, "N_real": N - n},
+            FRESH: {**parts, "N_initial": N, "resample_real": "redraw"},
+            AUGMENTED: parts,
         }[scripts]
         both = {"recipe": self.base, "seed": self.seed}
         initial = {"N_with_w": n, "N_real": N, "save_dirs": self.home, "Wall": w}

@@ -132,8 +132,9 @@ def load(folder, role):
     loops.sort(key=lambda loop: [loop.record[key] for key in ("dose", "arm", "seed")])
     if not loops:
         raise UserError(f"no unit of role {role} in {folder}: run {SCRIPT} first")
+    first = next((loop for loop in loops if loop.judged), loops[0])
     for loop in loops:
-        _check(loop, loops[0])
+        _check(loop, first)
     return loops, len(found) - len(loops)
 
 
@@ -148,7 +149,7 @@ def _check(loop, first):
     if record[key] != other[key] and record["role"] != "pilot":  # which has none, or a draft
         raise Refusal(f"{name} has another {key} than {first.path.name}: they do not mix")
     for key in ("streams", "directions"):
-        if loop.arrays[key].tolist() != first.arrays[key].tolist():
+        if loop.judged and loop.arrays[key].tolist() != first.arrays[key].tolist():
             raise Refusal(f"{name} has other {key} than {first.path.name}: they do not mix")
 
 

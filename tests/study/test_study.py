@@ -72,8 +72,10 @@ def test_every_arm_trains_on_as_many_images_and_on_its_share_of_synthetic_ones(t
         made = settings.of_script(script.with_name("initialmain.py"), initial)
         mixed = arm.scripts != arms.FULL
         n_synthetic = loop.N_with_w if mixed else loop.N_next
-        assert n_synthetic + (loop.N_real if mixed else 0) == made.N_real == 1000
-        assert n_synthetic == (1000 if unit.arm == "control" else 1000 * arm.dose)
+        images = n_synthetic + (loop.N_real if mixed else 0)
+        assert images == (2000 if mixed and arm.w else 1000) and made.N_real == 1000
+        assert n_synthetic == images * (1 if unit.arm == "control" else arm.dose)
+        assert n_synthetic == 1000 or arm.w == 0  # for metrics of guided samples
         assert made.N_with_w == n_synthetic and loop.control == (unit.arm == "control")
         assert arm.scripts != arms.FRESH or loop.resample_real == "redraw"
         assert (arm.w == 1) == unit.arm.endswith("_w1")
