@@ -164,6 +164,19 @@ def test_a_loop_that_fails_is_named_and_one_that_is_done_is_left_alone(tmp_path,
     assert second.path.read_bytes() == b"done"
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_run_stays_if_it_is_to_be_kept_also_after_a_start_that_was_not_to(
+    tmp_path, monkeypatch, keep
+):
+    (unit,) = arms.planned(constants(tmp_path, arms=["full"], loops=[1], keep=keep))
+    storage.save_bytes(b"a model", unit.home / "model_initial.pth")
+    unit.passing.touch()  # by that start
+    monkeypatch.setattr(units, "_call", lambda script, words: None)
+    monkeypatch.setattr(files, "collected", lambda unit: {"values": np.zeros(1)})
+    assert units.attempt(unit) == (unit, None)
+    assert unit.home.exists() == keep and unit.path.exists() and not unit.passing.exists()
+
+
 @pytest.mark.slow
 def test_all_loops_are_measured_by_the_feature_network_of_the_study(done):
     network = storage.sha256(done[0].path.parent / "prmodel.pth")
