@@ -104,6 +104,21 @@ def of_the_primary_endpoint():
         )
 
 
+def of_claims():
+    """Metrics of the last generation against the initial one's, or that of generation 0."""
+    yield line(["claim", "loops", "change (95 % interval)", "verdict"])
+    yield line(["---"] * 4)
+    with open(STUDY / "digits2" / "claims.csv", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            loops = row["loops"] + (f" : {row['loops_against']}" if row["against"] else "")
+            values = [float(row[key]) for key in ("change", "low", "high") if row[key]]
+            unit = "" if row["metric"] == "log FID" else " %"
+            texts = [f"{100 * v:+.0f}" if unit else f"{v:+.2f}" for v in values]
+            interval = f" ({texts[1]} to {texts[2]})" if texts[1:] else ""
+            change = f"{texts[0]}{unit}{interval}" if texts else ""
+            yield line([row["claim"], loops, change, row["verdict"]])
+
+
 def of_the_front_page():
     """Loops that are detected where all is synthetic (both studies), half or a quarter; costs."""
     verdict, rows = answer("digits2")
@@ -137,6 +152,7 @@ TABLES = {
     "dose50": (STUDY, lambda: of_a_dose("dose50")),
     "full": (STUDY, of_full),
     "primary endpoint": (STUDY, of_the_primary_endpoint),
+    "claims": (STUDY, of_claims),
     "front page": (ROOT, of_the_front_page),
 }
 
