@@ -206,7 +206,8 @@ def _first(question, comparisons):
 
 def _half_doses(study, question, judged):
     """The dose at 50 % power of the question's streams, {by generation: {stream: {...}}}: 0 below
-    all doses, infinite (null in JSON) above."""
+    all doses, infinite (null in JSON) above. The interval takes the loops of arms as independent,
+    apart from the controls, though those of one seed may begin with the same initial model."""
     doses, n = list(study.doses.values()), [len(loops) for loops in study.arms.values()]
     found = {}
     for g in question.ends:
