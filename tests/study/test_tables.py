@@ -104,6 +104,15 @@ def of_the_primary_endpoint():
         )
 
 
+def of_half_doses():
+    verdict, _ = answer("digits2")
+    yield line(["by generation", *(verdict[key] for key in ("primary", "reference", "rival"))])
+    yield line(["---"] * 4)
+    for end, of in verdict["half_doses"].items():
+        texts = [of[verdict[key]]["text"] for key in ("primary", "reference", "rival")]
+        yield line([end[-1], *(text.replace("95 % interval ", "") for text in texts)])
+
+
 def of_claims():
     """Metrics of the last generation against the initial one's, or that of generation 0."""
     yield line(["claim", "loops", "change (95 % interval)", "verdict"])
@@ -152,6 +161,7 @@ TABLES = {
     "dose50": (STUDY, lambda: of_a_dose("dose50")),
     "full": (STUDY, of_full),
     "primary endpoint": (STUDY, of_the_primary_endpoint),
+    "half doses": (STUDY, of_half_doses),
     "claims": (STUDY, of_claims),
     "front page": (ROOT, of_the_front_page),
 }
