@@ -4,6 +4,7 @@ Each claim is about how precision, recall or FID change in a loop, of the sample
 generation trains on: guided ones where w > 0.
 """
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -111,10 +112,12 @@ def _interval(changes, against=None):
         mean = groups[0].mean() - sum(group.mean() for group in groups[1:])
     if n < LEAST_LOOPS or not np.isfinite(mean):
         return mean, np.nan, np.nan
-    if against is None:
-        test = stats.ttest_1samp(changes, 0)
-    else:
-        test = stats.ttest_ind(changes, against, equal_var=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of changes that are all the same
+        if against is None:
+            test = stats.ttest_1samp(changes, 0)
+        else:
+            test = stats.ttest_ind(changes, against, equal_var=False)
     return mean, *test.confidence_interval(0.95)
 
 
