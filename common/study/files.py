@@ -139,7 +139,8 @@ def load(folder, role):
 
 
 def _check(loop, first):
-    """Raises a Refusal unless a unit is what its name says and belongs to the first one."""
+    """Raises a Refusal unless a unit is what its name says and belongs to the first one, in whose
+    streams it is measured unless it serves claims alone, which need the metrics only."""
     name, record, other = loop.path.name, loop.record, first.record
     if loop.path.stem != f"{record['arm']}_seed{record['seed']}":
         raise Refusal(f"{name} holds {record['arm']}, seed {record['seed']}: name it back")

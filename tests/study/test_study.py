@@ -64,7 +64,7 @@ def test_a_units_record_says_what_it_is(done):
         assert record["samples_sha256"]["0"] == storage.sha256(images)
 
 
-def test_every_arm_trains_on_as_many_images_and_on_its_share_of_synthetic_ones(tmp_path):
+def test_every_arm_trains_on_its_share_of_synthetic_images(tmp_path):
     every = {"arms": list(arms.ARMS), "loops": [1] * len(arms.ARMS)}
     for unit in arms.planned(constants_of(SCRIPT, output_dir=tmp_path, **every)):
         (_, initial), (script, own), *spectra = unit.commands()
