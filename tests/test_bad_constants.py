@@ -44,7 +44,7 @@ CASES = [
     (FULL / "main.py", "--n_T 1", "n_T is 1, but it must be a whole number, 2 or more"),
     (FULL / "main.py", "--beta1 0", "beta1 is 0.0, but it must be a number between 0 and 1"),
     (FULL / "main.py", "--beta1 1e-8", "both excluded, 1e-7 or more"),  # as float32 it is 0
-    (FULL / "main.py", "--N_next=--", "argument --N_next: expected one argument"),
+    (FULL / "main.py", "--N_next=--", "--N_next: "),  # by argparse or by us: Pythons differ
     (FULL / "main.py", "--beta2 1", "beta2 is 1.0, but it must be a number between 0 and 1"),
     (FULL / "main.py", "--beta1 0.03", "beta1 is 0.03, but it must be below beta2, 0.02"),
     (FULL / "main.py", "--n_feat 0", "n_feat is 0, but it must be a multiple of 8"),

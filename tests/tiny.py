@@ -25,7 +25,8 @@ from common.spectrum import measure
 ROOT = Path(__file__).resolve().parents[1]
 FULL = ROOT / "FullSynthetic" / "DDPM-MNIST"
 
-# Overrides under which a script takes seconds; the networks they give are far from trained.
+# Overrides under which a script takes seconds, with the same bits on a GPU, too; the networks they
+# give are far from trained.
 TINY = {
     "dataset": "digits",
     "n_feat": 8,
@@ -36,6 +37,7 @@ TINY = {
     "lrate": 1e-3,
     "max_c": 30,
     "save_every": 0,
+    "deterministic": torch.cuda.is_available(),
 }
 SPECTRA = ROOT / "jacobian" / "spectra.py"
 TINY_SPECTRA = {"dataset": "digits", "n_anchors": 10, "timesteps": [400]}

@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torchvision  # noqa: F401  imported late, processes sometimes abort at their end
 from torch import nn
 
-from common.machine.errors import UserError
+from common.machine.errors import UserError, one_line
 
 
 def led(main):
@@ -23,7 +23,8 @@ def led(main):
 
     @functools.wraps(main)
     def run(*arguments):
-        _join()
+        with one_line():
+            _join()
         if rank() > 0:
             _serve()
             return
@@ -121,7 +122,12 @@ def _join():
         return
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local, n_gpu = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= n_gpu:
+            raise UserError(
+                f"more processes than this machine has GPUs: at most --nproc_per_node={n_gpu}"
+            )
+        torch.cuda.set_device(local)
     backend = "cpu:gloo,cuda:nccl" if cuda and dist.is_nccl_available() else "gloo"
     # The others wait while the first one measures and draws, however long that takes.
     dist.init_process_group(backend, timeout=datetime.timedelta(days=30))

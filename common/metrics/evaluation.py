@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from common.data import balanced_order, load_real
-from common.machine import device, storage
+from common.machine import storage
 from common.machine.errors import UserError
 from common.metrics.fid import calculate_frechet_distance, feature_statistics
 from common.metrics.lenet import accuracy, extract_mnist_features
@@ -59,8 +59,7 @@ def scores(samples, lenet, against, training=None):
     if training is not None:
         known = _features(training.images, lenet, "the training set")
         found["distance_to_training"] = distance_to_training(features, known)
-    with device.full_precision():
-        return {**found, "accuracy": accuracy(lenet, samples)}
+    return {**found, "accuracy": accuracy(lenet, samples)}
 
 
 def floor(real, dataset, lenet, against, n_eval, n_ref):
@@ -111,8 +110,7 @@ def _halves(data):
 
 
 def _features(images, lenet, what):
-    with device.full_precision():
-        features = extract_mnist_features(images, lenet)
+    features = extract_mnist_features(images, lenet)
     if not features.isfinite().all():
         raise UserError(
             f"the features of {what} are not finite: move prmodel.pth away and run initialmain.py"

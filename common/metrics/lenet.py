@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from common.data import batches
+from common.machine.device import full_precision
 from common.machine.progress import Progress
 
 N_FEATURES = 84
@@ -103,4 +104,5 @@ def _in_batches(function, images, network, batch_size):
     """A function of images in [0, 1] on the network's device, of images uint8 (N, 1, 28, 28)."""
     device = next(network.parameters()).device
     parts = images.split(batch_size)
-    return torch.cat([function(part.to(device).float() / 255).cpu() for part in parts])
+    with full_precision():
+        return torch.cat([function(part.to(device).float() / 255).cpu() for part in parts])

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from common.data import fingerprint, load_real
-from common.machine import processes, records, storage
+from common.machine import device, processes, records, storage
 from common.machine.errors import UserError, one_line
 from common.page import report
 from common.rules import DATASETS, kind_of_data
@@ -60,6 +60,7 @@ def checkpoints(folder, w):
 def main(constants):
     """What jacobian/spectra.py runs: spectra_w{w}.npz of every checkpoint of run_dir."""
     with one_line():
+        device.set_up(deterministic=True)
         paths = checkpoints(constants.run_dir, constants.w)
         if constants.generations:
             missing = set(constants.generations) - set(paths)

@@ -66,7 +66,9 @@ def timed(base, what, seed, words):
 
 
 def of_textbook(ddpm, data):
-    """Seconds of a training step of the textbook's code, and of a pass for N samples at w = 0."""
+    """Seconds of a training step of the textbook's code, and of a pass for N samples at w = 0, on
+    the CPU."""
+    ddpm = ddpm.cpu()
     rows = [row for _ in range(2) for row in batches(data, BATCH, torch.Generator())]
     start = time.perf_counter()
     textbook.train(ddpm, rows, 1e-4)

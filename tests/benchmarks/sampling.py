@@ -32,7 +32,7 @@ N, CLIPPED = 1000, ", clipped"
 def solved(ddpm, eps, noise, sample_steps):
     """x_0 by DPM-Solver++ (2M) of Lu et al. 2022 (arXiv 2211.01095), in diffusers' words."""
     solver = DPMSolverMultistepScheduler(
-        ddpm.n_T, trained_betas=(ddpm.sqrt_beta_t[1:] ** 2).numpy()
+        ddpm.n_T, trained_betas=(ddpm.sqrt_beta_t[1:] ** 2).cpu().numpy()
     )
     solver.set_timesteps(sample_steps)
     x_t = noise()

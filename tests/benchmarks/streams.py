@@ -47,11 +47,11 @@ def seconds_of(work):
 
 def of_samples(run, constants, real):
     """{step or stream: seconds} of what needs N samples."""
-    lenet, training = load_lenet(run.prmodel), load_images(run.samples(INITIAL))
+    lenet, training = load_lenet(run.prmodel).cpu(), load_images(run.samples(INITIAL))
     chain = Sampling.of(SimpleNamespace(**constants, max_c=500))
     reference, known = (extract_mnist_features(d.images, lenet) for d in (real, training))
     real_statistics, radii = feature_statistics(reference), nearest_radii(reference)
-    ddpm, partial = load_ddpm(run.model(0)), Path(tempfile.mkdtemp()) / "part"
+    ddpm, partial = load_ddpm(run.model(0)).cpu(), Path(tempfile.mkdtemp()) / "part"
     how = {"seeds": Seeds(0, "benchmark"), "stage": "samples", "name": "samples"}
     how |= {"partial_path": partial, "save_every": 1e9}
     steps, found = {}, {}
@@ -74,7 +74,7 @@ def of_samples(run, constants, real):
 
 def of_model(run, real, test):
     """{(stream, images): seconds} of what needs no sample, at one timestep."""
-    ddpm = load_ddpm(run.model(0)).frozen()
+    ddpm = load_ddpm(run.model(0)).cpu().frozen()
     x_0, c = test.images[:N_LOSS].float() / 255, test.labels[:N_LOSS]
     noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
     t = torch.full_like(c, round(T * ddpm.n_T / 500))

@@ -9,8 +9,9 @@ import pytest
 import torch
 from tiny import ROOT
 
+from common.data import LabelledImages
 from common.machine import device
-from common.metrics import evaluation
+from common.metrics.lenet import LeNet, accuracy, extract_mnist_features
 from common.spectrum import jacobian
 
 
@@ -35,7 +36,7 @@ def test_full_precision_holds_inside_and_is_restored_even_after_an_error():
     assert states() == on == [on_ for _, _, on_, _ in device._switches()]
 
 
-def test_jacobians_and_features_are_computed_without_tf32(monkeypatch):
+def test_jacobians_and_features_are_computed_without_tf32():
     device.allow_tf32()
     on, seen = states(), []
 
@@ -44,11 +45,12 @@ def test_jacobians_and_features_are_computed_without_tf32(monkeypatch):
         return 2 * x
 
     jacobian.jacobian(eps, torch.zeros(1, 1, 2, 2), torch.ones(1), torch.zeros(1))
-    monkeypatch.setattr(
-        evaluation, "extract_mnist_features", lambda *_: seen.append(states()) or torch.zeros(1, 84)
-    )
-    evaluation._features(None, None, "")
-    assert len(seen) >= 2 and all(state != on for state in seen)
+    network = LeNet().eval()
+    network.register_forward_hook(lambda *_: seen.append(states()))
+    network.fc.register_forward_hook(lambda *_: seen.append(states()))
+    extract_mnist_features(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), network)
+    accuracy(network, LabelledImages(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1)))
+    assert len(seen) >= 4 and all(state != on for state in seen)
     assert states() == on
 
 

@@ -197,7 +197,7 @@ def test_a_network_in_train_mode_is_refused(trained):
         rows.append(torch.stack([torch.autograd.grad(v, x, retain_graph=True)[0] for v in y[:40]]))
     exact = jacobian.jacobian(ddpm.eps, *at)[0, :40]
     torch.testing.assert_close(rows[0].flatten(1), exact, rtol=0, atol=1e-5)
-    assert (rows[1] - rows[0]).norm() > 0.1 * rows[0].norm()
+    assert (rows[1] - rows[0]).norm() > 0.05 * rows[0].norm()
 
 
 def switches():
