@@ -102,7 +102,7 @@ class Kept(NamedTuple):
         if generations[: horizon + 1] != list(range(INITIAL, horizon)):
             raise Refusal(
                 f"{self.path.name} lacks generations: it has {generations}, the horizon is "
-                f"generations 0 to {horizon - 1}"
+                f"generations 0 to {horizon - 1}; --generation_number sets it"
             )
         return self.arrays[kind + "values"][: horizon + 1].astype(np.float64)
 

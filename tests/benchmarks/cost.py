@@ -81,7 +81,10 @@ def seconds_of_training(ddpm, n_step=400, **options):
     folder = Path(tempfile.mkdtemp())
     files = {"state_path": folder / "state", "losses_path": folder / "losses", "save_every": 1e9}
     seeds = Seeds(0, "cost")
-    return seconds(lambda: train_ddpm(ddpm, data, training, seeds=seeds, name="", **files), 1) / n
+    return (
+        seconds(lambda: train_ddpm(ddpm, data, training, seeds=seeds, name="training", **files), 1)
+        / n
+    )
 
 
 def seconds_of_pass(ddpm, n, repeats=20):

@@ -81,13 +81,13 @@ def times(folder, arm, stream, sign=None, **of):
     return np.where(alarms.any(1), alarms.argmax(1), horizon)
 
 
-@pytest.fixture(scope="module", params=["digits", "digits2"])
+@pytest.fixture(scope="module", params=["digits", "digits2", "mnist"])
 def committed(tmp_path_factory, request):
     """A folder of committed units, reported as by study.py --report, and {"role", "horizon"}."""
     folder = tmp_path_factory.mktemp("committed") / request.param
     left_out = shutil.ignore_patterns("prmodel.*", "runs")
     shutil.copytree(COMMITTED / request.param, folder, ignore=left_out)
-    of = {"role": "test", "horizon": 5}
+    of = {"role": "test", "horizon": 3 if request.param == "mnist" else 5}
     return folder, made_again(folder, **of), of
 
 

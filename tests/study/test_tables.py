@@ -46,12 +46,15 @@ def effects(rows):
     return ", ".join(texts).replace("-0.0", "0.0")
 
 
-def of_a_dose(arm):
-    verdict, rows = answer("digits2")
+def of_an_arm(arm, study="digits2"):
+    verdict, rows = answer(study)
     n, controls = verdict["loops"][arm]["n"], verdict["loops"]["control"]["n"]
+    numbers = [*map(str, range(verdict["horizon"]))]
     yield line(
         [
-            *(arm, "effect, generations 0 to 4", f"detected by 0, 1, 2, 3, 4, of {n}"),
+            arm if study == "digits2" else study,
+            f"effect, generations 0 to {numbers[-1]}",
+            f"detected by {', '.join(numbers)}, of {n}",
             f"controls that alarmed, of {controls}",
         ]
     )
@@ -78,8 +81,8 @@ def of_full():
         yield line(cells)
 
 
-def of_the_primary_endpoint():
-    verdict, _ = answer("digits2")
+def of_the_primary_endpoint(study="digits2"):
+    verdict, _ = answer(study)
     yield line(
         [
             *("arm", "by generation", "against", "detected, primary : other"),
@@ -157,9 +160,11 @@ FRONT = [
 ]
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 TABLES = {
-    "dose25": (STUDY, lambda: of_a_dose("dose25")),
-    "dose50": (STUDY, lambda: of_a_dose("dose50")),
+    "dose25": (STUDY, lambda: of_an_arm("dose25")),
+    "dose50": (STUDY, lambda: of_an_arm("dose50")),
     "full": (STUDY, of_full),
+    "mnist": (STUDY, lambda: of_an_arm("full", "mnist")),
+    "mnist's primary endpoint": (STUDY, lambda: of_the_primary_endpoint("mnist")),
     "primary endpoint": (STUDY, of_the_primary_endpoint),
     "half doses": (STUDY, of_half_doses),
     "claims": (STUDY, of_claims),
