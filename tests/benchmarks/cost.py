@@ -10,7 +10,6 @@ same table follows with what they took.
 
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from common.data import LabelledImages
+from common.loop.forecast import _seconds as seconds
 from common.machine import device
 from common.model.ddpm import DDPM
 from common.model.sample import Sampling, balanced_labels
@@ -61,17 +61,6 @@ def print_hours(trained_image, pass_):
         print(f"| {name} | {' | '.join(f'{cell:.1f} h' for cell in cells)} |")
 
 
-def seconds(work, repeats):
-    """Seconds of one call of work(), after a first one that warms up."""
-    for repeat in range(repeats + 1):
-        if repeat == 1:
-            torch.cuda.synchronize()
-            started = time.perf_counter()
-        work()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - started) / repeats
-
-
 def seconds_of_training(ddpm, n_step=400, **options):
     """Seconds per image of the scripts' own training loop, with all that belongs to it."""
     n = BATCH * n_step
@@ -80,11 +69,8 @@ def seconds_of_training(ddpm, n_step=400, **options):
     training = Training(n_epoch=1, batch_size=BATCH, lrate=1e-4, **options)
     folder = Path(tempfile.mkdtemp())
     files = {"state_path": folder / "state", "losses_path": folder / "losses", "save_every": 1e9}
-    seeds = Seeds(0, "cost")
-    return (
-        seconds(lambda: train_ddpm(ddpm, data, training, seeds=seeds, name="training", **files), 1)
-        / n
-    )
+    files |= {"seeds": Seeds(0, "cost"), "name": "training"}
+    return seconds(lambda: train_ddpm(ddpm, data, training, **files), 1) / n
 
 
 def seconds_of_pass(ddpm, n, repeats=20):
