@@ -7,7 +7,7 @@ Each folder needs spectra_w{w}.npz (spectra.py) and metrics_w{w}.csv (main.py). 
 which every generation trains on real data, are made by `python main.py --control True --seed 1`,
 once for every w: their files are those of w = 0. What was not made and measured alike is refused.
 Prints a table and writes onset_w{w}.json and onset_w{w}.png to the first run's folder. A file of
-a study, study/digits/full_seed101.npz, stands for a folder.
+a study, study/digits/full_seed101.npz, stands for a folder; control_seed* for all so named.
 """
 
 import sys

@@ -26,8 +26,8 @@ UNCALIBRATED = (
 def main(constants):
     """What jacobian/detect.py runs."""
     with one_line():
-        loops = [streams.load(folder, constants.w) for folder in constants.runs]
-        controls = [streams.load(folder, 0) for folder in constants.controls]  # they have no w
+        loops = [streams.load(folder, constants.w) for folder in _spread(constants.runs)]
+        controls = [streams.load(folder, 0) for folder in _spread(constants.controls)]  # no w
         comparable.check_loops([loop.provenance for loop in loops])
         comparable.check_controls(
             [loop.provenance for loop in loops], [control.provenance for control in controls]
@@ -62,6 +62,15 @@ def main(constants):
             print(f"  {storage.shown(path)}")
         if not of_study:  # whose own report is that of its folder
             report.announce(report.write(home.folder, home.w))
+
+
+def _spread(paths):
+    """The paths; where a name has a *, those that it matches, sorted."""
+    for path in paths:
+        found = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+        if not found:
+            raise UserError(f"no file or folder is {path}")
+        yield from found
 
 
 def _not_finite(runs, primary):

@@ -57,6 +57,14 @@ def test_a_lead_that_is_built_in_is_found(controls, tmp_path, capsys):
     assert "log FID alarmed at generation 6 (up)" in result["verdict"]
 
 
+def test_a_star_stands_for_all_that_it_matches(controls, tmp_path):
+    run = a_loop(tmp_path / "run", 56)
+    listed = detect([run], controls)
+    assert detect([run], [controls[0].with_name("control*")]) == listed
+    with pytest.raises(SystemExit, match="^error: no file or folder is .*nothing_.$"):
+        detect([run], [controls[0].with_name("nothing_*")])
+
+
 def test_no_change_has_no_lead_and_the_verdict_says_so(controls, tmp_path):
     result = detect([a_loop(tmp_path / "run", 56)], controls)
     judged = result["runs"][0]
