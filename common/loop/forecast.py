@@ -5,6 +5,7 @@ import time
 import torch
 
 from common.machine import processes
+from common.machine.progress import duration
 from common.model.ddpm import DDPM
 from common.model.sample import Sampling, fast_eps, plain_eps, predictions
 from common.model.train import Training
@@ -48,14 +49,6 @@ def _untrained(constants):
     network = ContextUnet(1, constants.n_feat, constants.n_classes)
     betas = constants.beta1, constants.beta2
     return DDPM(network, betas, constants.n_T).to(processes.device())
-
-
-def duration(seconds):
-    """Seconds in words for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _passes(constants):

@@ -10,6 +10,14 @@ from common.machine import errors
 REFRESH = 0.5  # seconds between looks at a value that may lie on a GPU
 
 
+def duration(seconds):
+    """Seconds in words for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 class Progress:
     """How far a piece of work of `total` units is: a bar where there is a terminal, else only
     what `line` says and, with `tenths`, a line per ten per cent."""

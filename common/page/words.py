@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from common import recipes
+from common.machine.progress import duration
 from common.metrics import NAMES
 from common.page.commands import constants_of
 from common.run.folder import generation_name, model_name
@@ -23,13 +24,6 @@ def number(value):
 def numbers(row, kind=""):
     """The metrics of a row, with kind = "_guided" of its guided samples."""
     return [number(row.get(f"{metric}{kind}")) for metric in METRICS]
-
-
-def duration(seconds):
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 # What happened

@@ -24,6 +24,7 @@ from common.detect import streams
 from common.loop import forecast, initial, loop, scenarios, stages
 from common.machine import storage
 from common.machine.errors import UserError, one_line
+from common.machine.progress import duration
 from common.run.folder import Run
 from common.seeds import INITIAL
 from common.settings import ROOT
@@ -105,8 +106,8 @@ def _dry_run(units):
         with _one_thread():
             seconds = _seconds(units[0])
         print(
-            f"\na loop takes about {forecast.duration(seconds)} of one core of this machine, all "
-            f"{len(units)} of them {forecast.duration(seconds * len(units))}"
+            f"\na loop takes about {duration(seconds)} of one core of this machine, all "
+            f"{len(units)} of them {duration(seconds * len(units))}"
         )
 
 
