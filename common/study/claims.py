@@ -61,8 +61,8 @@ def rows(loops, horizon):
     of two such means; low and high: its 95 % interval by Student's t, Welch's for two arms.
     verdict: "holds" or "does not", as the interval lies on the claim's side of 0 or on the other;
     "not at this scale" where it contains 0 or an arm has fewer than LEAST_LOOPS loops; "not run"
-    where it has none; "not defined" where a metric began at 0; "not comparable" where guided
-    samples are not as many everywhere, on which FID and recall depend. So that a metric does not
+    where it has none; "not defined" where a metric began at 0; "not comparable" where samples
+    are not as many everywhere, on which FID and recall depend. So that a metric does not
     fall is said to hold only where it rises: no number of loops shows that nothing happens. Raises
     Refusal where a loop lacks generations.
     """
@@ -71,12 +71,7 @@ def rows(loops, horizon):
         arms = [arm for arm in (claim.arm, claim.against) if arm]
         changes = [_changes(loops, arm, claim, horizon) for arm in arms]
         change, low, high = _interval(*changes)
-        sizes = {
-            int(n)
-            for loop in loops
-            if loop.record["arm"] in arms
-            for n in loop.arrays.get("N_guided", ())
-        }
+        sizes = {n for loop in loops if loop.record["arm"] in arms for n in _sizes(loop)}
         row = {"claim": claim.text, "metric": claim.metric, "arm": claim.arm}
         row |= {"since": "initial" if claim.since == INITIAL else claim.since}
         row |= {"loops": len(changes[0]), "against": claim.against}
@@ -85,6 +80,12 @@ def rows(loops, horizon):
         verdict = _verdict(claim.sign, change, low, high)
         found.append({**row, "verdict": "not comparable" if len(sizes) > 1 else verdict})
     return found
+
+
+def _sizes(loop):
+    """Of how many samples a loop's metrics are, as texts."""
+    n = [loop.record["provenance"].get("N_eval")]
+    return {str(each) for each in loop.arrays.get("N_guided", n)}
 
 
 def _changes(loops, arm, claim, horizon):

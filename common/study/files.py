@@ -1,5 +1,6 @@
 """What a loop of a study leaves, one small file, and the loops in a folder that belong together."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from common.study.power import CONTROL
 SCHEMA = 1
 PLAN = "plan.json"  # {arm: loops} of a whole test, beside its unit files
 PROTOCOL = ROOT / "jacobian" / "study" / "PROTOCOL.md"
+# What may differ between arms whose metrics are compared, besides where their spectra are measured.
+BETWEEN_ARMS = ("scenario", "control", "seed", "initial_seed", "w", "mixture", "N_train", "N_fixed")
 
 
 def collected(unit):
@@ -152,6 +155,15 @@ def _check(loop, first):
     for key in ("streams", "directions"):
         if loop.judged and loop.arrays[key].tolist() != first.arrays[key].tolist():
             raise Refusal(f"{name} has other {key} than {first.path.name}: they do not mix")
+    text = comparable.difference(_made(first), _made(loop), BETWEEN_ARMS)
+    if text and not loop.judged:
+        raise Refusal(f"{text}: claims compare loops of one recipe and measurement")
+
+
+def _made(loop):
+    """The Provenance of what does not concern spectra."""
+    made = provenance.from_json(loop.path, loop.record["provenance"])
+    return dataclasses.replace(made, anchors=None, sample_anchors=None)
 
 
 def study(loops, question, n_others=0):

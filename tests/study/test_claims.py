@@ -107,6 +107,17 @@ def test_a_loop_that_lacks_generations_is_refused_by_name(folder):
         found(folder, G + 1)
 
 
+@pytest.mark.parametrize(
+    ("changed", "named"), [({"recipe": {"lrate": 1}}, "lrate"), ({"N_eval": 500}, "N_eval")]
+)
+def test_a_loop_of_another_recipe_or_measurement_serves_no_claim(tmp_path, changed, named):
+    for arm, seed, other in (("full", 1, {}), ("full_w1", 2, {}), ("full_w1", 3, changed)):
+        made = {**record(arm, seed)["provenance"], "w": arms.ARMS[arm].w, "N_eval": 1000, **other}
+        a_unit(tmp_path, arm, seed, np.ones((G, len(STREAMS))), provenance=made)
+    with pytest.raises(Refusal, match=f"{named} is .*full_w1_seed3.npz: claims compare"):
+        found(tmp_path)
+
+
 def test_loops_that_serve_claims_alone_change_nothing_of_the_comparison(tmp_path):
     before, after = (a_study(tmp_path / name, 3, 3, 3) for name in ("before", "after"))
     rng = np.random.default_rng(0)
