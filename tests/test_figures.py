@@ -178,7 +178,11 @@ def run(tmp_path_factory):
 def spectra(run):
     """Arrays and statistics of the run, and those of its controls."""
     arrays = measure.load(run / "spectra_w0.npz")
-    return arrays, measure.statistics(arrays), compare._controls(Run(run, 0), arrays)
+    return (
+        arrays,
+        measure.statistics(arrays),
+        compare._spectra_of(comparable.controls_beside(Run(run, 0))[0], arrays),
+    )
 
 
 def test_controls_are_those_with_spectra_at_the_same_anchors_without_their_initial_model(spectra):

@@ -122,14 +122,13 @@ def controls_beside(run):
     a sentence for each that is left out, because its record differs from the run's in what a
     control may not, it repeats a seed, or its files are damaged. A loop that other code made has no
     record, and its controls need none."""
-    loop = provenance.of_record(run) if provenance.recorded(run) else None
-    found, left_out = {}, []
+    loop, found, left_out = _of_record(run), {}, []
     for path in sorted(run.folder.glob("control_seed*")):
         control = Run(path, 0)
         made = None
         try:
             rows = control.metrics()
-            made = provenance.of_record(control) if provenance.recorded(control) else None
+            made = _of_record(control)
             if not (made or rows):
                 continue  # it has not begun
             text = _no_control(loop, made)
@@ -145,6 +144,25 @@ def controls_beside(run):
     return list(found.values()), left_out
 
 
+def controls_of_all(runs):
+    """The control loops beside any of the Runs that are controls of each: Runs, the same ones
+    whatever the order; and a sentence for each that is left out."""
+    loops, found, left_out = [_of_record(run) for run in runs], {}, []
+    for control in (control for run in runs for control in controls_beside(run)[0]):
+        made = _of_record(control)
+        texts = filter(None, (_no_control(loop, made) for loop in loops))
+        if text := next(texts, None):
+            left_out.append(f"{control.folder.name} is not a control of all: {text}")
+        else:
+            key = (made.scenario, made.seed) if made else control.folder.resolve().parts
+            found.setdefault(key, control)
+    return [found[key] for key in sorted(found, key=str)], left_out
+
+
+def _of_record(run):
+    return provenance.of_record(run) if provenance.recorded(run) else None
+
+
 def _no_control(loop, made):
     """Why what was made so is no control of a loop, or None; both are Provenances, or None where
     there is no record."""
@@ -153,10 +171,10 @@ def _no_control(loop, made):
     return loop and difference(loop, made, _may_differ(loop, made, LOOP_AND_CONTROL))
 
 
-def control_rows(run):
-    """The metrics of all generations of the control loops beside a Run, without their initial
-    model, which is the run's own."""
-    rows = (row for of in controls_beside(run)[0] for row in of.metrics())
+def control_rows(*runs):
+    """The metrics of all generations of the control loops that belong to these Runs, without their
+    initial model, which is that of the run beside them."""
+    rows = (row for of in controls_of_all(runs)[0] for row in of.metrics())
     return [row for row in rows if row["generation"] != INITIAL]
 
 

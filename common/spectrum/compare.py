@@ -34,14 +34,17 @@ def main(constants):
             report.announce(report.write(files[name].folder, constants.w))
         if len(runs) > 1:
             home = files[names[0]]
-            beside = _controls(home, runs[names[0]][0])
-            storage.save_figure(figures.statistics(runs, "", beside), home.figure("overlay"))
+            controls, left_out = comparable.controls_of_all(files.values())
+            for text in left_out:
+                print(f"note: {text}")
+            spectra = _spectra_of(controls, runs[names[0]][0])
+            storage.save_figure(figures.statistics(runs, "", spectra), home.figure("overlay"))
             drawn = ["overlay"]
             metrics = {name: rows for name, run in files.items() if (rows := run.metrics())}
             if metrics:  # spectra need none
-                controls = [row for run in files.values() for row in comparable.control_rows(run)]
+                rows = comparable.control_rows(*files.values())
                 floor = next(iter(storage.load_rows(home.table("floor"))), None)
-                figure = plots.together(metrics, f"w = {number_text(home.w)}", controls, floor)
+                figure = plots.together(metrics, f"w = {number_text(home.w)}", rows, floor)
                 storage.save_figure(figure, home.figure("together"))
                 drawn.append("together")
             for kind in drawn:
@@ -68,10 +71,11 @@ def _one(run, arrays, statistics):
     """One run's figures and table."""
     w = number_text(run.w)
     title = f"{_name(run.folder)}, w = {w}"
-    controls = _controls(run, arrays)
-    for text in comparable.controls_beside(run)[1]:
+    beside, left_out = comparable.controls_beside(run)
+    for text in left_out:
         print(f"note: {text}")
-    spectra = [beside for beside, _ in controls]
+    controls = _spectra_of(beside, arrays)
+    spectra = [of for of, _ in controls]
     drawn = {
         "eigenvalues": figures.eigenvalue_curves(arrays, title, spectra),
         "densities": figures.densities(arrays, title),
@@ -101,11 +105,11 @@ def _one(run, arrays, statistics):
     print(f"  {storage.shown(run.folder)}")
 
 
-def _controls(run, arrays):
-    """Arrays and statistics of the generations of each control loop beside a Run, without its
-    initial model, where they are measured as `arrays` are."""
+def _spectra_of(controls, arrays):
+    """Arrays and statistics of the generations of each control Run, without its initial model,
+    where they are measured as `arrays` are."""
     found = []
-    for control in comparable.controls_beside(run)[0]:
+    for control in controls:
         path = control.table("spectra", "npz")
         beside = measure.load(path) if path.exists() else {}
         same = ("t", "sigma", "anchor_index", "n_T")

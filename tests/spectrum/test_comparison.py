@@ -12,6 +12,8 @@ from scipy.stats import wasserstein_distance
 from tiny import ROOT, constants_of
 
 from common import settings
+from common.run import comparable
+from common.run.folder import Run
 from common.spectrum import compare
 from common.spectrum.checkpoint import PER_GENERATION
 from common.spectrum.posterior import N_DIRECTIONS, STATISTICS
@@ -83,6 +85,29 @@ def test_spectra_without_metrics_of_an_earlier_version_or_of_a_control_that_bega
         np.savez(path, **old, **ones)
     compare.main(constants_of(SCRIPT, runs=runs))
     assert (runs[0] / "overlay_w0.png").exists() and not (runs[0] / "together_w0.png").exists()
+
+
+def test_several_runs_lie_over_the_controls_of_all_of_them_in_any_order(tmp_path, capsys):
+    """Two of one recipe have three controls between them, one of which both have; a third run has
+    controls of its own, which are nobody else's."""
+    one, other, apart = (
+        a_loop(tmp_path / name, seed, n=2, n_epoch=n_epoch)
+        for name, seed, n_epoch in (("one", 1, 4), ("other", 2, 4), ("apart", 3, 5))
+    )
+    for folder, seed, n_epoch in ((one, 5, 4), (one, 6, 4), (other, 6, 4), (other, 7, 4)):
+        a_loop(folder / f"control_seed{seed}", 10 + seed, n=2, control=True, n_epoch=n_epoch)
+    a_loop(apart / "control_seed8", 18, n=2, control=True, n_epoch=5)
+    for folders in ([one, other], [other, one]):
+        runs = [Run(folder, 0) for folder in folders]
+        found, left_out = comparable.controls_of_all(runs)
+        assert [of.folder.name[-1] for of in found] == ["5", "6", "7"] and not left_out
+        assert len(comparable.control_rows(*runs)) == 6
+    for folders in ([one, apart], [apart, one]):
+        compare.main(constants_of(SCRIPT, runs=folders))
+        said = capsys.readouterr().out
+        for seed, n_epoch in ((5, 5), (6, 5), (8, 4)):
+            assert f"control_seed{seed} is not a control of all: n_epoch is {n_epoch} in" in said
+        assert comparable.controls_of_all([Run(folder, 0) for folder in folders])[0] == []
 
 
 def test_the_demo_gives_its_scripts_constants_that_they_take(monkeypatch, capsys):
