@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from common.data import LabelledImages
 from common.loop.forecast import _seconds as seconds
 from common.machine import device
+from common.model.compiled import ENOUGH_PASSES
 from common.model.ddpm import DDPM
 from common.model.sample import Sampling, balanced_labels
 from common.model.train import Training, train_ddpm
@@ -31,11 +32,12 @@ N_T = 500
 DDIM_STEPS = 50
 BATCH, ROWS, CHUNK = 128, 2500, 112  # images trained on, sampled, rows of J at a time
 
-# generations, images per training set x epochs, images sampled per generation (w = 0)
+# generations, images per training set x epochs, images sampled per generation: to train on (w = 0),
+# to evaluate
 SETTINGS = {
-    "FullSynthetic": (20, 60_000 * 40, 60_000 + 1_000),
-    "Fresh": (20, 6_000 * 1_000, 5_000 + 10_000),
-    "AugmentedSynthetic": (10, 120_000 * 60, 60_000 + 10_000),
+    "FullSynthetic": (20, 60_000 * 40, (60_000, 1_000)),
+    "Fresh": (20, 6_000 * 1_000, (5_000, 10_000)),
+    "AugmentedSynthetic": (10, 120_000 * 60, (60_000, 10_000)),
 }
 
 
@@ -51,14 +53,18 @@ def operations(backward, batch=8):
 
 
 def print_hours(trained_image, pass_):
-    """The table of hours, of the seconds that a trained image and a pass of an image take."""
+    """The table of hours, of the seconds that a trained image and a pass of an image take, the
+    latter by whether the pass is compiled."""
     print("\n| setting | training | sampling, before | sampling, after | with 50 DDIM steps |")
     print("| --- | --- | --- | --- | --- |")
     for name, (generations, trained, sampled) in SETTINGS.items():
-        passes = generations * sampled / 3600 * pass_
-        cells = generations * trained / 3600 * trained_image, 2 * N_T * passes, N_T * passes
-        cells += (DDIM_STEPS * passes,)
-        print(f"| {name} | {' | '.join(f'{cell:.1f} h' for cell in cells)} |")
+        of_steps = [
+            sum(n * steps * pass_[n // ROWS * steps >= ENOUGH_PASSES] for n in sampled)
+            for steps in (N_T, DDIM_STEPS)
+        ]
+        work = trained * trained_image, 2 * of_steps[0], *of_steps
+        cells = (f"{generations * each / 3600:.1f} h" for each in work)
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def seconds_of_training(ddpm, n_step=400, **options):
@@ -96,7 +102,7 @@ def estimate():
         f"a pass of one image: {forward / 1e9:.2f} GFLOP, {step / 1e9:.2f} with backwards; "
         f"hours at {GPU / 1e12:.0f} TFLOP/s sustained, all generations, w = 0"
     )
-    print_hours(step / GPU, forward / GPU)
+    print_hours(step / GPU, [forward / GPU] * 2)
     return forward, step
 
 
@@ -109,16 +115,16 @@ def main():
     print(f"torch {torch.__version__}")
     ddpm = DDPM(ContextUnet(1, 128), n_T=N_T).cuda()
     trained = {amp: seconds_of_training(ddpm, amp=amp) for amp in (False, True)}
-    passes = {n: seconds_of_pass(ddpm, n) for n in (ROWS, 60_000)}
+    passes = [seconds_of_pass(ddpm, n) for n in (ROWS, 60_000)]
     print("a second:")
     for amp, of_image in trained.items():
         rate = f"{1 / of_image:,.0f} trained images ({step / of_image / 1e12:.0f} TFLOP/s)"
         print(f"{rate} in {'bfloat16' if amp else 'TF32'}")
-    for n, of_pass in passes.items():
+    for words, of_pass in zip(("not compiled", "compiled"), passes, strict=True):
         rate = f"{1 / of_pass:,.0f} passes of an image ({forward / of_pass / 1e12:.0f} TFLOP/s)"
-        print(f"{rate} to sample {n:,} images, {'not ' * (n == ROWS)}compiled")
-    print("hours of the scripts, in TF32 and compiled")
-    print_hours(trained[False], passes[60_000])
+        print(f"{rate}, {words}")
+    print("hours of the scripts, in TF32")
+    print_hours(trained[False], passes)
     print(f"\nspectrum of one anchor at one time: {seconds_of_spectrum(ddpm):.2f} s")
 
 

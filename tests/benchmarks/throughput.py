@@ -44,15 +44,12 @@ def study(folder, **changes):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def by_hand(folder):
-    """The commands that study.py would run, one after another, with a thread per core."""
-    said = study(folder, dry_run=True)
-    for line in said.splitlines():
-        if line.startswith("  python "):
-            script, *words = line.split()[1:]
-            command = [sys.executable, ROOT / script, *words]
-            threads = {**os.environ, "OMP_NUM_THREADS": str(CORES)}
-            subprocess.run(command, check=True, capture_output=True, env=threads)
+def by_hand(commands):
+    """Runs commands one after another, with a thread per core."""
+    threads = {**os.environ, "OMP_NUM_THREADS": str(CORES)}
+    for _, script, *words in commands:
+        command = [sys.executable, ROOT / script, *words]
+        subprocess.run(command, check=True, capture_output=True, env=threads)
 
 
 def on_dask(folder):
@@ -61,18 +58,20 @@ def on_dask(folder):
 
 
 def main():
+    folders = [Path(tempfile.mkdtemp()) for _ in range(3)]
+    lines = study(folders[0], dry_run=True).splitlines()  # what study.py would run
+    commands = [line.split() for line in lines if line.startswith("  python ")]
     ways = {
-        "scripts, a loop after the other, a thread per core": by_hand,
+        "scripts, a loop after the other, a thread per core": lambda _: by_hand(commands),
         "study.py, a loop per core": lambda folder: study(folder, n_jobs=CORES),
         "study.py on a local Dask cluster, a worker per core": on_dask,
     }
     print(f"{platform.machine()}, {CORES} cores, torch {torch.__version__}; {CORES} loops\n")
     print("| way | seconds | times the first |\n| --- | --- | --- |")
-    seconds, folders = [], []
-    for name, way in ways.items():
-        folders.append(Path(tempfile.mkdtemp()))
+    seconds = []
+    for folder, (name, way) in zip(folders, ways.items(), strict=True):
         start = time.perf_counter()
-        way(folders[-1])
+        way(folder)
         seconds.append(time.perf_counter() - start)
         print(f"| {name} | {seconds[-1]:.0f} | {seconds[0] / seconds[-1]:.2f} |", flush=True)
     ours, dask = (sorted(folder.rglob("*.npz")) for folder in folders[1:])
