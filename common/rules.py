@@ -163,6 +163,8 @@ def contradiction(constants):
     if getattr(constants, "sampler", None) == "ddim" and constants.sample_steps > constants.n_T:
         steps, n_T = constants.sample_steps, constants.n_T
         return f"sample_steps is {steps}, but it must be at most n_T, {n_T}"
+    if getattr(constants, "control", False) and getattr(constants, "accumulate", False):
+        return "accumulate = True has no control: its training sets grow"
     n_next = getattr(constants, "N_next", getattr(constants, "N_with_w", math.inf))
     if n_next <= PRDC_K and any([getattr(constants, "w", 0), *getattr(constants, "Wall", ())]):
         name = "N_next" if hasattr(constants, "N_next") else "N_with_w"

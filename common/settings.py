@@ -7,6 +7,7 @@ are relative to the script's folder, whatever the current directory is.
 
 import argparse
 import ast
+import contextlib
 import difflib
 import io
 import os
@@ -186,7 +187,11 @@ def _needed(script):
     Wall, initialmain.py what it has in every other scenario."""
     twin = {"main": "mainall.py", "mainall": "main.py"}.get(script.stem)
     like = [script.with_name(twin)] if twin else ROOT.glob(f"*/*/{script.name}")
-    found = [names(path) for path in like if path.exists() and path != script]
+    found = []
+    for path in like:
+        if path.exists() and path != script:
+            with contextlib.suppress(SyntaxError, UnicodeDecodeError):  # a copy that is worked at
+                found.append(names(path))
     return set.intersection(set(RULES) - {"w", "Wall"}, *found) if found else set()
 
 
@@ -197,7 +202,7 @@ def names(script):
 
 def _assigned(script):
     """{name: its value's syntax tree} of the constants in a script."""
-    body = ast.parse(script.read_text(encoding="utf-8-sig")).body
+    body = ast.parse(script.read_text(encoding="utf-8-sig"), str(script)).body
     assigned = [node for node in body if isinstance(node, ast.Assign)]
     return {n.targets[0].id: n.value for n in assigned if isinstance(n.targets[0], ast.Name)}
 

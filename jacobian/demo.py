@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common.detect import summary
+from common.machine.errors import one_line
 
 FOLDER = ROOT / "jacobian" / "demo"
 FROM_LOOP = "../../jacobian/demo"  # the same, relative to main.py
@@ -92,4 +93,5 @@ if __name__ == "__main__":
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    main()
+    with one_line():
+        main()

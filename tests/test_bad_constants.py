@@ -106,6 +106,7 @@ CASES = [
     (FRESH / "main.py", "--resample_real no", "--resample_real: 'no' is neither True nor False"),
     (AUGMENTED / "main.py", "--N_with_w -60000", f"N_with_w is -60000, but {WHOLE}"),
     (AUGMENTED / "mainall.py", "--accumulate 2", "--accumulate: '2' is neither True nor False"),
+    (AUGMENTED / "main.py", "--accumulate True --control True", "accumulate = True has no control"),
     (JACOBIAN / "spectra.py", "--n_anchors 15", "n_anchors is 15, but it must be a multiple of 10"),
     (JACOBIAN / "spectra.py", "--n_anchors 0", "n_anchors is 0, but it must be a multiple of 10"),
     (JACOBIAN / "spectra.py", "--timesteps 0", "timesteps is [0], but it must be one or more"),

@@ -294,6 +294,14 @@ def test_every_constant_has_a_comment_and_a_rule_that_its_default_meets(path):
         assert text and allows(ast.literal_eval(node.value)), name
 
 
+def test_a_copy_that_is_worked_at_does_not_stop_other_scenarios(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    for name, text in (("a", b"w = ("), ("b", "# \u00e9".encode("cp1252")), ("c", b"n_feat = 1")):
+        (tmp_path / name / "x").mkdir(parents=True)
+        (tmp_path / name / "x" / "initialmain.py").write_bytes(text)
+    assert settings._needed(tmp_path / "d" / "x" / "initialmain.py") == {"n_feat"}
+
+
 USERS_DEFAULTS = {
     "initialmain": dict(N_with_w=60000, max_c=500, Wall=[0], n_epoch=40, batch_size=128),
     "main": dict(

@@ -1,7 +1,9 @@
 """Augmented loop: all real data and samples of the previous generation.
 
-    python initialmain.py --recipe laptop && python main.py --recipe laptop   on a CPU
-    python initialmain.py && python main.py                                        published
+    python initialmain.py --recipe laptop      on a CPU: first the initial model,
+    python main.py --recipe laptop             then the loop
+    python initialmain.py                      published
+    python main.py
 
 Writes models, samples, metrics, figures and their page, report.html, to save_dir.
 """

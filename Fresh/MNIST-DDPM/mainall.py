@@ -1,6 +1,7 @@
 """Fresh data loops, one for every guidance weight in Wall.
 
-    python initialmain.py --Wall 0 0.25 0.5 1 && python mainall.py
+    python initialmain.py --Wall 0 0.25 0.5 1
+    python mainall.py
     python mainall.py --Wall 1                                    one of the loops only
 
 Writes to save_dir what main.py writes, for each w in its own files, weights.png and index.html.

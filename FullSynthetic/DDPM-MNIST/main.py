@@ -1,6 +1,7 @@
 """Fully synthetic loop: each generation trains only on the samples of the previous one.
 
-    python initialmain.py --recipe laptop && python main.py --recipe laptop   on a CPU
+    python initialmain.py --recipe laptop      on a CPU: first the initial model,
+    python main.py --recipe laptop             then the loop
     python main.py --N_next 60000 --n_epoch 40 --batch_size 128                 published
 
 Writes models, samples, metrics, figures and their page, report.html, to save_dir.

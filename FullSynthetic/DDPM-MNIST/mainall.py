@@ -1,6 +1,7 @@
 """Fully synthetic loops, one for every guidance weight in Wall, in the published setting.
 
-    python initialmain.py --Wall 1.5 1.75 2 && python mainall.py
+    python initialmain.py --Wall 1.5 1.75 2
+    python mainall.py
     python mainall.py --Wall 2                                    one of the loops only
 
 Writes to save_dir what main.py writes, for each w in its own files, weights.png and index.html.

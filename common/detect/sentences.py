@@ -65,7 +65,8 @@ def _over_loops(summary):
         f"Over {summary['n_loops']} loops the spectrum was first in "
         f"{summary['n_candidate_first']}, FID in {summary['n_reference_first']}, "
         f"{summary['n_ties']} ties, no alarm of either in {summary['n_undefined']}; sign test p = "
-        f"{summary['p_value']:.3g}; median lead {median}, {interval}."
+        f"{summary['p_value']:.3g}; median lead {median}, {interval}. All loops are judged by the "
+        "same controls, whose error neither p nor an interval has."
     )
 
 

@@ -8,8 +8,9 @@ change alarms in this stream, in any generation up to the horizon, over sets of 
 So two streams that are compared had the same chance of a false start, however many are watched.
 
 The threshold is `limit`, exact for Gaussian streams. A stream whose controls are visibly not
-Gaussian is judged by `rank` instead, the largest of its control generations: exact for any
-distribution, but only where there are enough of them (19 control loops for 5 %). Generations that
+Gaussian is judged by `rank` instead, the largest of its control generations: for any distribution,
+exactly if one-sided and chosen beforehand, not by a test of the same controls, and only where there
+are enough of them (19 control loops for 5 %). Generations that
 are positively correlated, as those of a loop are that share real images, alarm no more often
 (Slepian 1962). Nothing accumulates over generations, which would need them independent: a lasting
 shift of 1 sd or less is found more rarely than by a CUSUM, a growing one as early.

@@ -15,20 +15,27 @@ from common.spectrum.jacobian import jacobian
 TRIAL_ROWS = 32  # images in a trial on the CPU, whose time grows with their number
 
 
-def announce_work(name, constants, n_images, n_generations, n_more=0):
-    """Prints what training on n_images and sampling will take, per generation and in all, with
-    n_more images of other models."""
+def announce_work(name, constants, n_images, n_more=0):
+    """Prints what training and sampling will take, per generation and in all: n_images [...] for
+    each generation to train on, and n_more to sample of other models."""
     ddpm = _untrained(constants)
-    n_step, passes = Training.of(constants).steps(n_images)[0], _passes(constants)
+    n_steps, passes = [Training.of(constants).steps(n)[0] for n in n_images], _passes(constants)
     parameters = sum(parameter.numel() for parameter in ddpm.parameters())
-    each = "" if n_generations == 1 else f"{n_generations} generations, each "
+    each = "" if len(n_images) == 1 else f"{len(n_images)} generations, each "
     print(
-        f"{name}: {each}{n_step:,} training steps of {constants.batch_size} on {n_images:,} images "
-        f"and {passes:,} passes of an image through {parameters:,} parameters to sample"
+        f"{name}: {each}{_span(n_steps)} training steps of {constants.batch_size} on "
+        f"{_span(n_images)} images and {passes:,} passes of an image through {parameters:,} "
+        "parameters to sample"
     )
-    seconds = n_generations * generation_seconds(constants, n_images)
-    seconds += n_more * Sampling.of(constants).steps(constants.n_T) * _pass(ddpm, constants)
+    of_pass = _pass(ddpm, constants)
+    more = n_more * Sampling.of(constants).steps(constants.n_T)
+    seconds = sum(n_steps) * _step(ddpm, constants) + (len(n_images) * passes + more) * of_pass
     print(f"{name}: about {duration(seconds)} of training and sampling")
+
+
+def _span(numbers):
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def generation_seconds(constants, n_images):

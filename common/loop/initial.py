@@ -29,10 +29,10 @@ def main(constants):
         names += [file.name for w in constants.Wall for file in Run(home, w).samples(INITIAL)]
         real, name = load_real(constants.dataset), scenarios.name_of(constants)
         source = fingerprint(real)
-        begun = any(Run(folder, 0).model(INITIAL).exists() for folder in constants.save_dirs)
-        records = [folder / "run_initial.json" for folder in constants.save_dirs]
-        for record in sorted(records, key=lambda path: not path.exists()):  # first those that bind
-            save_record(record, constants, name, {"dataset": source}, begun)
+        begun = {folder: Run(folder, 0).model(INITIAL).exists() for folder in constants.save_dirs}
+        for folder in sorted(begun, key=begun.get, reverse=True):  # first those that bind
+            record = folder / "run_initial.json"
+            save_record(record, constants, name, {"dataset": source}, begun[folder])
         for folder in others:
             scenarios.share(names, folder, home)
         stages.train_feature_network(Run(home, 0), constants, real, source)
@@ -43,7 +43,7 @@ def main(constants):
             data = scenarios.training_set_of(constants.script.parent)(
                 INITIAL, real, None, constants, seeds
             )
-            announce_work(model_name(INITIAL), constants, len(data.labels), 1)
+            announce_work(model_name(INITIAL), constants, [len(data.labels)])
             stages.train(Run(home, 0), INITIAL, data, constants, seeds, source)
         for w in constants.Wall:
             run, seeds = Run(home, w), Seeds(constants.seed, name, w)

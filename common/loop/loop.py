@@ -57,8 +57,6 @@ def _loops(constants, weights):
     name, folder = scenarios.name_of(constants), constants.save_dir
     if constants.control:
         weights, name, folder = [0], f"{name} control", folder / f"control_seed{constants.seed}"
-        if getattr(constants, "accumulate", False):
-            raise UserError("accumulate = True has no control: its training sets grow")
     checks.check_inputs(weights, constants)
     constants.initial_seed = checks.check_initial(constants)
     real = load_real(constants.dataset)
@@ -152,7 +150,8 @@ def _generation(loop, g):
 def _announce(loop, total):
     """Says how much is to be made and how long that will take."""
     if missing := [g for g in range(total) if not loop.run.model(g).exists()]:
-        n_images = len(loop.data(0).labels)
+        grows = loop.constants.N_with_w if getattr(loop.constants, "accumulate", False) else 0
+        n_images = [len(loop.data(0).labels) + g * grows for g in missing]
         sampled = loop.run.evaluation(INITIAL)[0].exists()
         n_more = 0 if sampled else loop.constants.N_eval
-        announce_work(loop.title, loop.constants, n_images, len(missing), n_more)
+        announce_work(loop.title, loop.constants, n_images, n_more)

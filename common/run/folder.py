@@ -86,6 +86,7 @@ class Run:
             name = row.pop("generation")
             model, n_eval = row.pop("model"), int(row.pop("N_eval"))
             numbers = {key: float(value) for key, value in row.items() if value}
+            numbers |= {key: int(n) for key, n in numbers.items() if key.startswith("N_")}
             generation = INITIAL if name == generation_name(INITIAL) else int(name)
             rows.append({"generation": generation, "model": model, "N_eval": n_eval, **numbers})
         return rows

@@ -60,6 +60,11 @@ def save_record(path, constants, scenario, inputs, binding, **current):
         "commit": _commit(),
     }
     if not path.exists() or not binding:
+        if binding:
+            print(
+                f"note: {path.name} was missing: it says from now on that what is there was made "
+                "with the constants of this script"
+            )
         storage.save_json(made, path)
         return
     if not storage.verify(path):
@@ -74,7 +79,7 @@ def save_record(path, constants, scenario, inputs, binding, **current):
             old, new = ({**of, "dataset": kind_of_data(of.get("dataset"))} for of in (old, new))
         changed = [
             f"{name} (was {old.get(name)}, is {new.get(name)})"
-            for name in dict.fromkeys([*old, *new])
+            for name in dict.fromkeys([*old, *new] if kind == "constants" else new)
             if old.get(name) != new.get(name)
         ]
         if changed:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from tiny import FULL as FOLDER
 from tiny import (
-    ROOT,
     TINY_MAIN,
     constants_of,
     copied,
@@ -65,16 +64,6 @@ def test_a_control_is_made_once_and_is_the_same_whatever_the_weights(initial, tm
     assert {k: v for k, v in ours.items() if not k.startswith("weights.")} == theirs
 
 
-def test_what_grows_has_no_control(tmp_path):
-    folder = ROOT / "AugmentedSynthetic" / "DDPM-MNIST"
-    changes = {k: v for k, v in TINY_MAIN.items() if k != "N_next"}
-    constants = constants_of(
-        folder / "main.py", **changes, control=True, accumulate=True, save_dir=tmp_path
-    )
-    with pytest.raises(SystemExit, match="accumulate = True has no control"):
-        loop.main(constants)
-
-
 def test_controls_that_start_together_do_not_collide(initial, tmp_path):
     """Of one seed, whatever their weights, it is the same control: one works, the other is told."""
     folder = copied(initial, tmp_path / "run")
@@ -102,3 +91,15 @@ def test_a_control_that_another_process_works_at_is_left_alone(initial, tmp_path
     ):
         main(folder, control=True, seed=1, generation_number=1)
     assert [path.name for path in control.iterdir()] == ["run_w0.lock"]
+
+
+def test_a_control_of_earlier_versions_goes_on(initial, tmp_path, capsys):
+    """They noted samples among its inputs, which it does not need."""
+    folder = copied(initial, tmp_path / "run")
+    main(folder, control=True, seed=1, generation_number=1)
+    path = folder / "control_seed1" / "run_w0.json"
+    record = storage.load_json(path)
+    record["inputs"]["gen_data_with_w_initial_w0"] = "0" * 64
+    storage.save_json(record, path)
+    main(folder, control=True, seed=1, generation_number=1)
+    assert "nothing to do" in capsys.readouterr().out

@@ -211,7 +211,8 @@ def test_initialmain_uses_a_model_that_is_there(initial, tmp_path, capsys):
     folder = copied(initial, tmp_path / "run", leave_out=["run_initial.json"])
     before = hashes(folder)
     initialmain(folder, Wall=[0, 0.5])
-    assert "model_initial.pth is there" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "model_initial.pth is there" in said and "note: run_initial.json was missing" in said
     after = hashes(folder)
     assert {name: after[name] for name in before} == before
     assert after.keys() - before.keys() == {
@@ -284,6 +285,9 @@ def test_guided_samples_are_measured_beside_the_unguided_ones(initial, tmp_path)
         )
         assert row["fid_guided"] == pytest.approx(fid, rel=1e-9) != row["fid"]
         assert row["accuracy_guided"] == accuracy(lenet, guided)
+    before = files.table("metrics").read_bytes()
+    files.save_metrics(files.metrics())
+    assert files.table("metrics").read_bytes() == before
 
 
 def test_more_reference_images_than_samples_can_be_left_out_of_prdc(initial, finished, tmp_path):

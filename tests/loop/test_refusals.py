@@ -177,6 +177,18 @@ def test_a_new_folder_beside_one_that_binds_gets_no_record_of_other_constants(in
         assert records.source_of(new / name) == records.source_of(old / name) is not None
 
 
+def test_a_folder_in_which_nothing_is_finished_binds_nothing(initial, tmp_path):
+    """Also beside one that binds."""
+    old, new = copied(initial, tmp_path / "old"), tmp_path / "new"
+    new.mkdir()
+    record = storage.load_json(old / "run_initial.json")
+    record["constants"]["n_epoch"] = 3
+    storage.save_json(record, new / "run_initial.json")
+    initialmain(new, save_dirs=[new, old])
+    assert (new / "model_initial.pth").read_bytes() == (old / "model_initial.pth").read_bytes()
+    assert storage.load_json(new / "run_initial.json")["constants"]["n_epoch"] == 2
+
+
 def test_all_that_is_missing_is_named_with_a_command_that_makes_it(initial, tmp_path):
     folder = tmp_path / "a run"
     tiny = {**TINY_MAIN, "N_next": 70, "generation_number": 1, "save_dir": folder}

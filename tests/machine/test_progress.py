@@ -1,11 +1,14 @@
 """Signs of life where there is no terminal, and the forecast of the work ahead."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny import FULL, TINY_INITIAL, TINY_MAIN, constants_of
 
 from common.data import LabelledImages
-from common.loop import forecast
+from common.loop import forecast, loop
 from common.machine import progress
 from common.metrics import lenet
 from common.seeds import Seeds
@@ -41,7 +44,22 @@ def test_the_forecast_counts_what_lies_ahead(
     monkeypatch.setattr(forecast, "_pass", lambda *_: 1)
     monkeypatch.setattr(forecast, "duration", str)
     given = constants_of(FULL / script, **{**constants, "n_step": 94})
-    forecast.announce_work("it", given, 1500, n_generations, n_more)
+    forecast.announce_work("it", given, [1500] * n_generations, n_more)
     counted, estimate = capsys.readouterr().out.splitlines()
     assert counted.startswith(f"it: {words}94 training steps of 32 on 1,500 images and ")
     assert estimate == f"it: about {seconds} of training and sampling"
+
+
+def test_the_forecast_of_a_training_set_that_grows(capsys, monkeypatch):
+    monkeypatch.setattr(forecast, "_step", lambda *_: 3)
+    monkeypatch.setattr(forecast, "_pass", lambda *_: 0)
+    monkeypatch.setattr(forecast, "duration", str)
+    given = {**TINY_MAIN, "n_epoch": 2, "batch_size": 10, "accumulate": True, "N_with_w": 50}
+    given = SimpleNamespace(**vars(constants_of(FULL / "main.py")) | given)
+    data = LabelledImages(torch.zeros(80, 1, 28, 28, dtype=torch.uint8), torch.arange(80) % 10)
+    run = SimpleNamespace(model=lambda g: Path("none"), evaluation=lambda g: [Path("none")])
+    state = SimpleNamespace(title="it", constants=given, run=run, data=lambda g: data)
+    loop._announce(state, 3)
+    said = capsys.readouterr().out
+    assert "3 generations, each 16 to 36 training steps of 10 on 80 to 180 images" in said
+    assert f"about {3 * (16 + 26 + 36)} of training" in said

@@ -182,6 +182,7 @@ def test_its_commands_are_those_of_samples_too(tmp_path):
             "900 of S(g−1) ∪ 100 real images, drawn anew",
         ),
         ("Fresh control", {"N_with_w": 900, "N_real": 100}, "1,000 real images, drawn anew"),
+        ("My control", {"N_with_w": 900, "N_real": 100}, "what its scenario.py says"),
         (
             "AugmentedSynthetic control",
             {"N_with_w": 500, "N_real": 400},
