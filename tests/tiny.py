@@ -24,6 +24,7 @@ from common.spectrum import measure
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL = ROOT / "FullSynthetic" / "DDPM-MNIST"
+PATIENCE = 600  # seconds that a process may take before the test fails
 
 # Overrides under which a script takes seconds, with the same bits on a GPU, too; the networks they
 # give are far from trained.
@@ -70,6 +71,7 @@ def run_script(script, cwd=None, **constants):
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=PATIENCE,
     )
 
 
@@ -77,7 +79,7 @@ def killed_at(event, log, words):
     """Runs these scripts, separated by "+", in one process that killer.py kills at the event of
     this number, kind or name, a line in the file `log`; 0: never. Returns it ended."""
     killer = [sys.executable, ROOT / "tests" / "killer.py", str(event), log]
-    return subprocess.run([*killer, *words], capture_output=True, text=True)
+    return subprocess.run([*killer, *words], capture_output=True, text=True, timeout=PATIENCE)
 
 
 def constants_of(script, **changes):

@@ -17,7 +17,7 @@ from tiny import (
 )
 
 from common.data import load_real
-from common.loop import loop, scenarios
+from common.loop import loop, scenarios, stages
 from common.machine import storage
 from common.metrics import evaluation
 from common.metrics.fid import calculate_frechet_distance, feature_statistics
@@ -69,21 +69,32 @@ def test_running_again_does_nothing_and_says_so(finished, capsys):
     assert times() == before and len(before) > 40
 
 
-def test_the_saved_models_are_the_ones_that_were_sampled(finished, tmp_path):
-    """Each generation's files are samples of that generation's checkpoint: none of another."""
+@pytest.fixture(scope="module")
+def guided(initial, tmp_path_factory):
+    """The same at w = 1."""
+    folder = copied(initial, tmp_path_factory.mktemp("guided") / "run")
+    initialmain(folder, Wall=[0, 1])
+    main(folder, w=1)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "w"), [("finished", 0), ("guided", 1)])
+def test_samples_are_of_the_model_weight_and_noise_they_claim(name, w, tmp_path, request):
+    """Each generation's files are samples of its checkpoint: the next one's training set and the
+    strip at w, those of the metrics at 0; the strip from the noise of the initial model's."""
+    files = Run(request.getfixturevalue(name), w)
     options = {"save_every": 1e9, "partial_path": tmp_path / "part", "name": "test"}
-    for generation in (INITIAL, 0, 1):
-        files = Run(finished, 0)
-        ddpm = load_ddpm(files.model(generation))
-        scenario = "FullSynthetic"
-        seeds = Seeds(0, scenario, 0, generation)
-        for n, paths, stage in (
-            (TINY_MAIN["N_eval"], files.evaluation(generation), "evaluation"),
-            (TINY_MAIN["N_next"], files.samples(generation), "samples"),
+    for g in (INITIAL, 0, 1):
+        ddpm = load_ddpm(files.model(g))
+        for n, paths, weight, stage, source in (
+            (TINY_MAIN["N_next"], files.samples(g), w, "samples", g),
+            (TINY_MAIN["N_eval"], files.evaluation(g), 0, "evaluation", g),
+            (stages.N_STRIP, files.strip(g), w, "strip", INITIAL),
         ):
-            how = Sampling(max_c=30)
-            data = generate_samples(ddpm, n, 0, how, seeds=seeds, stage=stage, **options)
-            assert torch.equal(data.images, torch.load(paths[0], weights_only=True))
+            seeds = Seeds(0, "FullSynthetic", w, source)
+            how = {"seeds": seeds, "stage": stage, **options}
+            data = generate_samples(ddpm, n, weight, Sampling(max_c=30), **how)
+            assert torch.equal(data.images, storage.load(paths[0])), (g, stage)
 
 
 def test_from_a_generation_to_the_network_are_few_frames(finished, tmp_path, monkeypatch):
@@ -139,11 +150,12 @@ def test_metrics_belong_to_their_own_generation(finished):
     assert len({row["fid"] for row in rows}) == 3
 
 
-@pytest.mark.parametrize("stop_after", [2, 9, 13, 16, 20, 27])
+@pytest.mark.parametrize("stop_after", [2, 13, 27, 72, 79, 87, 93, 119])
 def test_interrupted_after_any_file_it_continues_bit_for_bit(
     initial, finished, tmp_path, monkeypatch, stop_after
 ):
-    """A run that dies after its n-th file, started again, equals an uninterrupted one."""
+    """A run that dies after its n-th file, started again, equals an uninterrupted one: among the
+    initial model's samples and metrics, and generation 0's training, samples and metrics."""
     folder = copied(initial, tmp_path / "run")
     whole, written = storage.os.replace, []
 
@@ -270,11 +282,8 @@ def test_tiny_overrides_are_constants_of_the_scripts():
         assert all(re.search(rf"^{name} = ", text, re.M) for name in changes)
 
 
-def test_guided_samples_are_measured_beside_the_unguided_ones(initial, tmp_path):
-    folder = copied(initial, tmp_path / "run")
-    initialmain(folder, Wall=[0, 1])
-    main(folder, w=1, generation_number=1)
-    files = Run(folder, 1)
+def test_guided_samples_are_measured_beside_the_unguided_ones(guided):
+    files = Run(guided, 1)
     lenet = load_lenet(files.prmodel)
     real = feature_statistics(extract_mnist_features(load_real("digits").images, lenet))
     for row in files.metrics():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import (
     FULL,
+    PATIENCE,
     ROOT,
     SPECTRA,
     TINY_INITIAL,
@@ -33,7 +34,9 @@ def torchrun(n, script, *words, **constants):
         pytest.skip(f"needs {n} GPUs, or none")
     start = ["torch.distributed.run", "--standalone", f"--nproc_per_node={n}"]
     command = [sys.executable, "-m", *start, *command_line(script, constants), *words]
-    return subprocess.run(command, cwd=script.parent, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=script.parent, capture_output=True, text=True, timeout=PATIENCE
+    )
 
 
 @pytest.fixture(scope="module")

@@ -63,3 +63,14 @@ def test_the_forecast_of_a_training_set_that_grows(capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "3 generations, each 16 to 36 training steps of 10 on 80 to 180 images" in said
     assert f"about {3 * (16 + 26 + 36)} of training" in said
+
+
+def test_a_trial_is_scaled_to_the_batch_and_to_an_image(monkeypatch):
+    """Each of the calls that are timed takes a second; on a CPU they are of 32 images."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(forecast, "_seconds", lambda work, repeats=3: (work(), 1.0)[1])
+    given = constants_of(FULL / "main.py", **{**TINY_MAIN, "batch_size": 64, "max_c": 20})
+    ddpm = forecast._untrained(given)
+    assert forecast._step(ddpm, given) == 64 / 32 and forecast._pass(ddpm, given) == 1 / 20
+    seconds = forecast.generation_seconds(given, 640)
+    assert seconds == given.n_epoch * 10 * 2 + (70 + 45) * given.n_T / 20

@@ -6,6 +6,7 @@ import torch
 from small import sample, small_ddpm, stopped_and_continued
 
 from common.data import quantised
+from common.machine.errors import UserError
 from common.model.ddpm import DDPM
 from common.model.sample import (
     BlockNoise,
@@ -358,3 +359,11 @@ def test_the_seed_and_the_generation_change_the_samples(tmp_path):
         for key in ((0, "a", 0, 1), (1, "a", 0, 1), (0, "b", 0, 1), (0, "a", 0, 2))
     ]
     assert all(not torch.equal(images[0], other) for other in images[1:])
+
+
+def test_samples_that_are_not_finite_stop_the_run_before_they_are_written(tmp_path):
+    ddpm = small_ddpm()
+    ddpm.nn_model.out[3].bias.data *= np.nan
+    with pytest.raises(UserError, match="the model's samples are not finite; retrain it"):
+        sample(ddpm, 20, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,9 +1,6 @@
-"""jacobian/compare.py: its table, recomputed, and its figures; jacobian/demo.py's commands."""
+"""jacobian/compare.py: its table, recomputed, and its figures."""
 
 import csv
-import importlib.util
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +8,6 @@ from made_up import a_loop
 from scipy.stats import wasserstein_distance
 from tiny import ROOT, constants_of
 
-from common import settings
 from common.run import comparable
 from common.run.folder import Run
 from common.spectrum import compare
@@ -108,36 +104,3 @@ def test_several_runs_lie_over_the_controls_of_all_of_them_in_any_order(tmp_path
         for seed, n_epoch in ((5, 5), (6, 5), (8, 4)):
             assert f"control_seed{seed} is not a control of all: n_epoch is {n_epoch} in" in said
         assert comparable.controls_of_all([Run(folder, 0) for folder in folders])[0] == []
-
-
-def test_the_demo_gives_its_scripts_constants_that_they_take(monkeypatch, capsys):
-    path, commands = ROOT / "jacobian" / "demo.py", []
-    spec = importlib.util.spec_from_file_location("demo", path)
-    demo = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(demo)
-    monkeypatch.setattr(demo, "run", lambda command, label=None: commands.append(command))
-    monkeypatch.setattr(demo.summary, "save", lambda *arguments: ("summary.png", "said"))
-    demo.main()
-    assert "said" in capsys.readouterr().out and len(commands) == 10
-    folders = set()
-    for command in commands:
-        script, *words = command.split()
-        values = vars(constants_of(ROOT / script))
-        namespace = {**values, "__file__": str(ROOT / script)}
-        del namespace["script"]
-        found = vars(settings.from_script(namespace, words))
-        written = [found.get(name) for name in ("save_dir", "run_dir")]
-        folders |= {*filter(None, written), *found.get("save_dirs", []), *found.get("runs", [])}
-    home = ROOT / "jacobian" / "demo"
-    assert folders == {home, home / "control_seed1", home / "control_seed2"}
-
-
-def test_help_of_the_demo_does_not_start_it():
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "jacobian" / "demo.py"), "--help"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0 and "jacobian/demo/summary.png" in done.stdout
-    assert "$ python" not in done.stdout

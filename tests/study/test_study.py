@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from tiny import ROOT, constants_of
+from tiny import PATIENCE, ROOT, constants_of
 from tiny_study import SCRIPT, TINY, constants, kept, words
 
 from common import settings
@@ -215,15 +215,16 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_files(done, tmp_path)
         cluster = [started("scheduler", "--port", "0")]
         cluster += [started("worker", "--no-nanny", "--nthreads", "1") for _ in range(2)]
         stack.callback(lambda: [process.kill() for process in cluster])
+        end = time.monotonic() + PATIENCE
         while not (address.exists() and address.stat().st_size):
-            assert cluster[0].poll() is None
+            assert cluster[0].poll() is None and time.monotonic() < end
             time.sleep(0.1)
         scheduler = json.loads(address.read_text(encoding="utf-8"))["address"]
         choice = words(tmp_path, arms=["control"], loops=[2], scheduler=scheduler)
         study = stack.enter_context(subprocess.Popen([sys.executable, *choice]))
         while not list(tmp_path.rglob("model_initial.pth")):
-            assert study.poll() is None
+            assert study.poll() is None and time.monotonic() < end
             time.sleep(0.1)
         cluster[1].kill()
-        assert study.wait() == 0
+        assert study.wait(PATIENCE) == 0
     assert len(kept(tmp_path)) == 2 and kept(tmp_path).items() <= kept(done[0].output_dir).items()

@@ -14,8 +14,9 @@ import pytest
 from drawn import check
 from made_up_study import DOSES, PRIMARY, STREAMS, a_study, a_unit, record
 from scipy import stats
-from tiny import ROOT, constants_of
+from tiny import FULL, ROOT, constants_of
 
+from common import recipes
 from common.detect import verdict as judgement
 from common.detect.verdict import plain
 from common.machine import storage
@@ -392,6 +393,18 @@ def test_mean_spectra_are_ratios_to_those_of_the_controls(tmp_path):
     assert curve.get_ydata() == pytest.approx(np.exp([2.0] * 9))
     assert curve.get_xdata().tolist() == list(range(9, 0, -1)) and axes.get_title() == "t = 100"
     assert (min(band), max(band)) == pytest.approx((np.exp(-1), np.exp(1)))
+
+
+@pytest.mark.parametrize(("name", "base"), [("digits2", "laptop"), ("mnist", "mnist-cpu")])
+def test_the_protocol_and_the_recipe_are_those_of_the_committed_loops(name, base):
+    """Otherwise further loops would be refused, after hours."""
+    loops, _ = files.load(files.PROTOCOL.with_name(name), "test")
+    record = loops[0].record
+    assert record["protocol_sha256"] == storage.sha256(files.PROTOCOL)
+    given = vars(constants_of(FULL / "main.py"))
+    given |= recipes.overrides(base, FULL / "main.py", given)
+    recipe = record["provenance"]["recipe"]
+    assert len(recipe) == 14 and {key: given[key] for key in recipe} == recipe
 
 
 # Units that do not belong together
