@@ -77,9 +77,13 @@ def _title(loops, calibration, primary):
     found = [dict(zip(loops[0].names, calibration.onsets(x.values), strict=True)) for x in loops]
     lines = [f"First alarm in generations 0 to {calibration.horizon - 1}"]
     for name in named:
-        alarms = ["never" if of[name] is None else str(of[name].generation) for of in found]
-        numbers = [f"{at} ({n} loops)" for at, n in sorted(Counter(alarms).items())]
-        lines.append(f"{name}: {', '.join(numbers if len(loops) > 1 else alarms)}")
+        alarms = Counter(np.inf if of[name] is None else of[name].generation for of in found)
+        many = len(loops) > 1
+        texts = [
+            ("never" if at == np.inf else f"at {at}") + many * f" in {n} of {len(loops)}"
+            for at, n in sorted(alarms.items())
+        ]
+        lines.append(f"{name}: {', '.join(texts)}")
     return "\n".join(lines)
 
 
@@ -146,7 +150,7 @@ def _keys(styles, n_controls, calibration, unjudged):
             Line2D([], [], color="black", lw=0.8, ls="--", label="threshold"),
             Line2D([], [], label="first alarm, upwards", **ALARM, marker="^", mec="black"),
             Line2D([], [], label="first alarm, downwards", **ALARM, marker="v", mec="black"),
-            Line2D([], [], ls="", label=f"z-scores: log beyond ±{LINEAR}"),
+            Line2D([], [], ls="", label=f"axis: logarithmic beyond ±{LINEAR}"),
         ]
     if unjudged:
         keys.append(Patch(**UNJUDGED, label="not judged"))

@@ -48,8 +48,8 @@ for _w, _full, _fixed, _fresh in (
         Claim(f"w = {_w}: fixed real data slow the rise of FID", FID, -1, _fixed, _full),
         Claim(f"w = {_w}: fixed real data do not stop the rise of FID", FID, 1, _fixed, since=0),
         Claim(f"w = {_w}: fresh real data stop the rise of FID", FID, -1, _fresh, since=0),
-        Claim(f"w = {_w}: ... which fixed ones do less", FID, -1, _fresh, _fixed, since=0),
-        Claim(f"w = {_w}: ... and recall falls less", RECALL, 1, _fresh, _fixed, since=0),
+        Claim(f"w = {_w}: FID rises less with fresh data", FID, -1, _fresh, _fixed, since=0),
+        Claim(f"w = {_w}: recall falls less with fresh data", RECALL, 1, _fresh, _fixed, since=0),
     ]
 
 
@@ -83,9 +83,9 @@ def rows(loops, horizon):
 
 
 def _sizes(loop):
-    """Of how many samples a loop's metrics are, as texts."""
-    n = [loop.record["provenance"].get("N_eval")]
-    return {str(each) for each in loop.arrays.get("N_guided", n)}
+    """Of how many samples a loop's metrics are, as far as it says so."""
+    n = loop.arrays.get("N_guided", loop.record["provenance"].get("N_eval"))
+    return {float(each) for each in np.ravel(n) if each is not None}
 
 
 def _changes(loops, arm, claim, horizon):

@@ -8,17 +8,11 @@ from tiny import ROOT
 
 STUDY = ROOT / "jacobian" / "study"
 PRIMARY, LOSS = "log posterior variance, 20 largest t=50", "log denoising loss t=50"
-SHOWN = {
-    "dose": [
-        *(PRIMARY, "log FID", LOSS, "recall", "coverage", "entropy of samples"),
-        *("distance to training set", "over-confidence, 20 directions t=50"),
-        *(f"{PRIMARY} at samples", f"{LOSS} at samples"),
-    ],
-    "full": [
-        *(PRIMARY, "log FID", LOSS, "recall", "entropy of samples", "distance to training set"),
-        *("posterior variance t=50", f"{PRIMARY} at samples", f"{LOSS} at samples"),
-    ],
-}
+SHOWN = [
+    *(PRIMARY, "log FID", LOSS, "recall", "coverage", "entropy of samples"),
+    *("distance to training set", "over-confidence, 20 directions t=50"),
+    *(f"{PRIMARY} at samples", f"{LOSS} at samples"),
+]
 
 
 def answer(study):
@@ -59,26 +53,10 @@ def of_an_arm(arm, study="digits2"):
         ]
     )
     yield line(["---"] * 4)
-    for stream in SHOWN["dose"]:
+    for stream in SHOWN:
         detected = ", ".join(row["detected"] for row in rows[arm, stream])
         alarms = verdict["false_alarms"][stream]["alarms"]
         yield line([label(stream), effects(rows[arm, stream]), detected, alarms])
-
-
-def of_full():
-    sets = {study: answer(study) for study in ("digits", "digits2")}
-    head = ["full"]
-    for study, (verdict, _) in sets.items():
-        loops = f"{verdict['loops']['full']['n']} loops"
-        head += [f"effect in `{study}`, {loops}", "detected by generation 0"]
-    yield line(head)
-    yield line(["---"] * 5)
-    for stream in SHOWN["full"]:
-        cells = [label(stream)]
-        for _, rows in sets.values():
-            first = rows["full", stream][0]
-            cells += [effects(rows["full", stream]), f"{first['detected']} of {first['n']}"]
-        yield line(cells)
 
 
 def of_the_primary_endpoint(study="digits2"):
@@ -132,20 +110,15 @@ def of_claims():
 
 
 def of_the_front_page():
-    """Loops that are detected where all is synthetic (both studies), half or a quarter; costs."""
+    """Loops that are detected where all is synthetic, half or a quarter; costs."""
     verdict, rows = answer("digits2")
-    both = [answer("digits")[1], rows]
     costs = {row["stream"]: row for row in verdict["costs"]}
     for name, stream, cost in FRONT:
-        first = [of["full", stream][0] for of in both]
-        full = "{} of {}".format(
-            *(sum(int(row[key]) for row in first) for key in ("detected", "n"))
-        )
-        half, quarter = rows["dose50", stream], rows["dose25", stream]
+        full, half, quarter = (rows[arm, stream] for arm in ("full", "dose50", "dose25"))
         by = ", ".join(row["detected"] for row in half)
         yield line(
             [
-                *(name, full, f"{by} of {half[0]['n']}"),
+                *(name, f"{full[0]['detected']} of {full[0]['n']}", f"{by} of {half[0]['n']}"),
                 f"{quarter[-1]['detected']} of {quarter[-1]['n']}",
                 *(f"{float(costs[cost][key]):.2g}" for key in ("seconds", "with samples at hand")),
             ]
@@ -156,13 +129,13 @@ FRONT = [
     ("spectrum, 20 test images", PRIMARY, "spectrum of J and of C, one t"),
     ("FID, 1,000 samples", "log FID", "FID"),
     ("recall, the same samples", "recall", "precision, recall, density, coverage"),
-    ("error on 200 test images", LOSS, "denoising loss, one t"),
+    ("denoising loss, 200 test images", LOSS, "denoising loss, one t"),
 ]
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 TABLES = {
     "dose25": (STUDY, lambda: of_an_arm("dose25")),
     "dose50": (STUDY, lambda: of_an_arm("dose50")),
-    "full": (STUDY, of_full),
+    "full": (STUDY, lambda: of_an_arm("full")),
     "mnist": (STUDY, lambda: of_an_arm("full", "mnist")),
     "mnist's primary endpoint": (STUDY, lambda: of_the_primary_endpoint("mnist")),
     "primary endpoint": (STUDY, of_the_primary_endpoint),
