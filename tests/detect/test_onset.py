@@ -178,9 +178,9 @@ def test_false_alarms_are_as_frequent_as_claimed(draw, n_loops, lengths, horizon
         f"{draw.__name__}, {n_loops} controls of {lengths}: {rates.mean():.3f} false alarms, above "
         f"the certified rate {np.mean(above):.3f} (a stream), {np.mean(family_above):.3f} (any)"
     )
-    doubt = 2 * rates.mean(1).std() / np.sqrt(n_sets)
-    assert rates.mean() <= claimed + doubt
-    assert draw is not gaussian or rates.mean() >= claimed - doubt
+    doubt = rates.mean(1).std() / np.sqrt(n_sets)
+    assert rates.mean() <= claimed + 2 * doubt
+    assert draw is not gaussian or rates.mean() >= claimed - 3 * doubt  # one of four such cases
     assert np.mean(above, axis=0).max() <= 0.05 + 2 * error
     assert np.mean(family_above) <= 0.05 + 2 * error
 
