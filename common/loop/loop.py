@@ -150,8 +150,9 @@ def _generation(loop, g):
 def _announce(loop, total):
     """Says how much is to be made and how long that will take."""
     if missing := [g for g in range(total) if not loop.run.model(g).exists()]:
-        grows = loop.constants.N_with_w if getattr(loop.constants, "accumulate", False) else 0
-        n_images = [len(loop.data(0).labels) + g * grows for g in missing]
+        first = len(loop.data(0).labels)
+        more = loop.constants.N_with_w if getattr(loop.constants, "accumulate", False) else 0
+        n_images = [first + g * more for g in missing]
         sampled = loop.run.evaluation(INITIAL)[0].exists()
         n_more = 0 if sampled else loop.constants.N_eval
         announce_work(loop.title, loop.constants, n_images, n_more)

@@ -71,7 +71,7 @@ def test_running_again_does_nothing_and_says_so(finished, capsys):
 
 @pytest.fixture(scope="module")
 def guided(initial, tmp_path_factory):
-    """The same at w = 1."""
+    """What `finished` is, at w = 1."""
     folder = copied(initial, tmp_path_factory.mktemp("guided") / "run")
     initialmain(folder, Wall=[0, 1])
     main(folder, w=1)
