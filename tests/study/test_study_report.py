@@ -54,15 +54,23 @@ def table(folder):
         return {(r["arm"], r["stream"], int(r["generation"])): r for r in csv.DictReader(file)}
 
 
+def paths(folder, arm, role="test", **_):
+    """The files of the loops of an arm and role."""
+    found = []
+    for path in sorted(folder.glob(f"{arm}_seed*.npz")):
+        with np.load(path) as unit:
+            found += [path] * (json.loads(str(unit["record"]))["role"] == role)
+    return found
+
+
 def values(folder, arm, stream, horizon=G, role="test", first=0):
     """The values (n, G) of a stream in all loops of an arm, without code of the report; first: the
     generation to begin with."""
     found = []
-    for path in sorted(folder.glob(f"{arm}_seed*.npz")):
+    for path in paths(folder, arm, role):
         with np.load(path) as unit:
-            if json.loads(str(unit["record"]))["role"] == role:
-                column = unit["streams"].tolist().index(stream)
-                found.append(unit["values"][first + 1 : horizon + 1, column])
+            column = unit["streams"].tolist().index(stream)
+            found.append(unit["values"][first + 1 : horizon + 1, column])
     return np.array(found)
 
 
@@ -150,10 +158,8 @@ def test_numbers_of_the_committed_files_by_other_code(committed):
 
 
 def test_detect_judges_the_committed_loops_by_the_committed_controls(committed):
-    folder, _, _ = committed
-    loops, controls = (
-        sorted(folder.glob(name)) for name in ("full_seed1??.npz", "control_*1??.npz")
-    )
+    folder, _, of = committed
+    loops, controls = (paths(folder, arm, **of) for arm in ("full", "control"))
     script = ROOT / "jacobian" / "detect.py"
     judgement.main(constants_of(script, runs=loops[:2], controls=controls))
     found, study = storage.load_json(folder / "onset_w0.json"), verdict(folder)
