@@ -135,6 +135,7 @@ DIFFERENCE = ("difference", "difference_low", "difference_high")
 TABLES = {
     "dose25": (STUDY, lambda: of_an_arm("dose25")),
     "dose50": (STUDY, lambda: of_an_arm("dose50")),
+    "dose10": (STUDY, lambda: of_an_arm("dose10")),
     "full": (STUDY, lambda: of_an_arm("full")),
     "mnist": (STUDY, lambda: of_an_arm("full", "mnist")),
     "mnist's primary endpoint": (STUDY, lambda: of_the_primary_endpoint("mnist")),
