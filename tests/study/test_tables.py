@@ -139,6 +139,7 @@ TABLES = {
     "full": (STUDY, lambda: of_an_arm("full")),
     "mnist": (STUDY, lambda: of_an_arm("full", "mnist")),
     "mnist's primary endpoint": (STUDY, lambda: of_the_primary_endpoint("mnist")),
+    "plain loss": (STUDY, lambda: of_an_arm("full", "plain")),
     "primary endpoint": (STUDY, of_the_primary_endpoint),
     "half doses": (STUDY, of_half_doses),
     "claims": (STUDY, of_claims),
