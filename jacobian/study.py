@@ -1,10 +1,10 @@
 """Many loops and controls, and what they say: does the spectrum show MADness before FID does?
 
-    python study.py --dry_run                            what would run here, and for how long
-    python study.py                                      on this machine's cores
-    python study.py --part 3/20                          the third of 20 parts, of a Slurm array
-    python study.py --scheduler tcp://10.0.0.1:8786      on a Dask cluster
-    python study.py --report                             the answer, from the files in study/{name}
+    python study.py --report                 the answer, from the files in study/{name}
+    python study.py --name again             the test anew, on this machine's cores, and with it:
+      --dry_run                              what would run here, and for how long
+      --part 3/20                            the third of 20 parts, of a Slurm array
+      --scheduler tcp://10.0.0.1:8786        on a Dask cluster
 
 Each finished loop leaves one small file, study/{name}/{arm}_seed{seed}.npz. What is stopped, by
 whatever means, goes on with the same command. The test's loops need study/PROTOCOL.md.
